@@ -1,0 +1,342 @@
+"""`Feeder`: a Dataset of skeleton clips, cut to windows, normalised and augmented.
+
+The arrays on disk are made by convert_data.py and described in the README. Everything is done for a
+whole batch at once, by torch, where the data lies (CPU or GPU); one clip is a batch of one.
+"""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import transforms
+from skeleton import LAYOUTS, Layout
+
+ORIGINS = ("none", "first", "each", "start", "view")
+
+
+class Feeder(torch.utils.data.Dataset):
+    """Skeleton clips and their labels.
+
+    `feeder[i]` is one clip, `feeder[[i, j, ...]]` a batch made in one go:
+        data   float32 (C, window, V, M) or (N, C, window, V, M); an absent body is exactly zero
+        label  int64 () or (N,)
+    With a DataLoader: `DataLoader(feeder, batch_size=256, shuffle=True, num_workers=4)`, as usual;
+    the workers make whole batches. Without random options the items are the same every time.
+
+    Files
+        data_path       .npy: (frames, C, V, M), the frames of all clips end to end (convert_data.py),
+                        or (N, C, T, V, M), padded with zeros (ST-GCN and relatives); metres
+        label_path      .pkl: (names, labels), labels counted from 0
+        num_frame_path  .npy: (N,) frames in each clip
+    Window, in time
+        window_size         frames in an item; 0 or less: as many as the longest clip has
+        crop_resize         cut out a part of the clip and stretch or shrink it to the window
+                            (the default); otherwise `window_size` consecutive frames are taken,
+                            those in the middle of a longer clip, a shorter one followed by zeros
+        p_interval          for crop_resize: the share of the clip that is kept, in (0, 1]. A number:
+                            the middle of the clip. A pair: drawn between the two, cut anywhere
+        random_choose       a longer clip: take the consecutive frames anywhere
+        random_shift        a shorter clip: put it anywhere in the window, zeros before and after
+        random_valid_choose both of these
+    Normalisation, the same in training and test
+        origin_transfer  where the origin goes. "none" (or False): the camera. "each": every body's
+                         own centre, every frame. "first": the first present body's centre, every
+                         frame. "start": that body's centre in the first frame, so that its way
+                         through the room stays. "view" (the default): as "start", and the axes
+                         are turned to the body: x from its left to its right, y up its spine
+        normalization    divide by the mean bone length of the clip, so that tall and short people,
+                         and layouts, have one scale
+    3D transforms of the paper, for training
+        rand_rotate  largest angle in radians about each axis, or one for each (x, y, z)
+        rand_scale   sizes along the axes are drawn from 1 +- this
+        rand_shear   shear amounts are drawn from +- this
+        random_move  a slow random drift of the camera
+    debug   only the first 100 clips
+    mmap    leave the data on disk and read each batch from there
+    layout  the body; default: the one in meta.json beside the data, else a Kinect's by V
+
+    Raises FileNotFoundError for a missing file, ValueError for files that do not belong together
+    and for options that do not exist or exclude each other; both say what to do.
+    """
+
+    def __init__(
+        self,
+        data_path,
+        label_path,
+        num_frame_path,
+        random_valid_choose=False,
+        random_choose=False,
+        random_shift=False,
+        random_move=False,
+        window_size=100,
+        normalization=True,
+        debug=False,
+        origin_transfer="view",
+        crop_resize=True,
+        p_interval=1.0,
+        rand_rotate=0.0,
+        mmap=False,
+        rand_scale=0.0,
+        rand_shear=0.0,
+        layout=None,
+    ):
+        if origin_transfer is False or origin_transfer is None:
+            origin_transfer = "none"
+        if origin_transfer not in ORIGINS:
+            raise ValueError(
+                f"origin_transfer={origin_transfer!r} is unknown: choose from {', '.join(ORIGINS)}"
+            )
+        if crop_resize and (random_choose or random_shift or random_valid_choose):
+            raise ValueError(
+                "crop_resize fills the window with the clip, which leaves nothing to random_choose, "
+                "random_shift and random_valid_choose: set crop_resize=False or leave these out"
+            )
+        low, high = p_interval if isinstance(p_interval, (tuple, list)) else (p_interval,) * 2
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"p_interval={p_interval}: shares of a clip lie in (0, 1], low first")
+
+        self.data_path, self.mmap = Path(data_path), mmap
+        self.data = read_array(data_path, mmap)
+        self.num_frame = read_array(num_frame_path)
+        self.name, self.label = read_labels(label_path)
+        self.padded = self.data.ndim == 5
+        self._check(label_path, num_frame_path)
+        self.layout = layout or find_layout(self.data_path, self.data.shape[-2])
+
+        count = min(len(self.label), 100) if debug else len(self.label)
+        self.name, self.label = self.name[:count], torch.tensor(self.label[:count])
+        self.num_frame = torch.from_numpy(self.num_frame[:count].astype(np.int64))
+        self.start = self.num_frame.cumsum(0) - self.num_frame  # of each clip, in packed data
+        if not mmap:
+            self.data = torch.from_numpy(self.data)
+
+        self.window_size = window_size if window_size > 0 else int(self.num_frame.max())
+        self.normalization, self.origin_transfer = normalization, origin_transfer
+        self.crop_resize, self.p_low, self.p_high = crop_resize, float(low), float(high)
+        self.random_crop = isinstance(p_interval, (tuple, list))
+        self.random_cut = random_choose or random_valid_choose
+        self.random_place = random_shift or random_valid_choose
+        self.random_move = random_move
+        angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,) * 3
+        self.transform = {"rotate": angles, "scale": rand_scale, "sheared": rand_shear}
+        self.random_matrix = any(angles) or rand_scale or rand_shear
+
+    def _check(self, label_path, num_frame_path):
+        shape, counts = self.data.shape, self.num_frame
+        if len(shape) not in (4, 5) or counts.ndim != 1:
+            raise ValueError(
+                f"{self.data_path}: shape {shape} is neither (frames, C, V, M) nor "
+                "(N, C, T, V, M); make the data again with convert_data.py"
+            )
+        clips = {label_path: len(self.label), num_frame_path: len(counts)}
+        if self.padded:
+            clips[self.data_path] = shape[0]
+        if len(set(clips.values())) != 1:
+            listing = ", ".join(f"{path} {count}" for path, count in clips.items())
+            raise ValueError(
+                f"these files hold different numbers of clips: {listing}. They come from different "
+                "conversions; make all of them again with convert_data.py"
+            )
+        if not len(counts):
+            raise ValueError(f"{self.data_path} holds no clips; see skipped in its meta.json")
+        frames = shape[2] if self.padded else shape[0]
+        used = counts.max() if self.padded else counts.sum()
+        if counts.min() < 0 or (used > frames if self.padded else used != frames):
+            raise ValueError(
+                f"{num_frame_path} counts {used} frames and {self.data_path} holds {frames}. They "
+                "come from different conversions; make both again with convert_data.py"
+            )
+
+    def __len__(self):
+        return len(self.label)
+
+    def __getitem__(self, index):
+        if np.ndim(index) == 0:
+            data, label = self.batch([index])
+            return data[0], label[0]
+        return self.batch(index)
+
+    def __getitems__(self, indices):
+        """What a DataLoader's default collation asks for: a list of clips, made as one batch."""
+        return list(zip(*self.batch(indices), strict=True))
+
+    def __getstate__(self):
+        # A pickled memory map would carry the whole file to a spawned worker.
+        return self.__dict__ | ({"data": None} if self.mmap else {})
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if self.mmap:
+            self.data = read_array(self.data_path, mmap=True)
+
+    def to(self, device):
+        """Move the data, so that batches are made on `device`; not for memory-mapped data."""
+        if self.mmap:
+            raise ValueError("memory-mapped data stays on disk: use mmap=False to move it")
+        for name in ("data", "label", "num_frame", "start"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def batch(self, index, generator=None):
+        """Make a batch: clip numbers (N,) -> data (N, C, window, V, M), labels (N,).
+
+        generator  source of the random numbers, on the data's device (None: torch's global one)
+        """
+        index = torch.as_tensor(index, device=self.label.device)
+        num_frame = self.num_frame[index]
+        data = transforms.sample(
+            lambda row, frame: self._frames(index[row], frame),
+            self._window(num_frame, generator),
+            num_frame,
+        )
+        data = self._normalise(data)
+        if self.random_matrix:
+            draw = {"generator": generator, "device": data.device}
+            matrix = transforms.random_matrix(len(data), **self.transform, **draw)
+            data = transforms.apply(data, matrix)
+        if self.random_move:
+            data = transforms.random_move(data, generator=generator)
+        return data, self.label[index]
+
+    def _frames(self, clip, frame):
+        """Clip numbers (N, 1), frames (N, window) -> stored frames (N, window, C, V, M)."""
+        where = (clip, slice(None), frame) if self.padded else (self.start[clip] + frame,)
+        if not self.mmap:
+            return self.data[where].float()
+        where = tuple(w.numpy() if torch.is_tensor(w) else w for w in where)
+        return torch.from_numpy(self.data[where]).float()
+
+    def _window(self, num_frame, generator):
+        """Positions (N, window) to read, in frames; see transforms."""
+
+        def draw(low=0.0, high=1.0):
+            return transforms.uniform(low, high, len(num_frame), generator, num_frame.device)
+
+        if self.crop_resize:
+            proportion, start = self.p_high, 0.5
+            if self.random_crop:
+                proportion, start = draw(self.p_low, self.p_high), draw()
+            return transforms.crop_resize(num_frame, self.window_size, proportion, start)
+        share = (draw() if self.random_cut else 0.5, draw() if self.random_place else 0.0)
+        return transforms.crop(num_frame, self.window_size, share)
+
+    def _normalise(self, data):
+        root = self.layout.root
+        if self.origin_transfer == "each":
+            data = transforms.translate(data, -data[:, :, :, root])
+        elif self.origin_transfer == "first":
+            body = transforms.present(data).int().argmax(2)  # (N, T), of the first one there
+            centre = data[:, :, :, root].take_along_dim(body[:, None, :, None], 3)
+            data = transforms.translate(data, -centre)
+        elif self.origin_transfer in ("start", "view"):
+            pose = first_pose(data)
+            data = transforms.translate(data, -pose[:, :, root, None, None])
+            if self.origin_transfer == "view":
+                data = transforms.apply(data, body_axes(pose, self.layout))
+        if self.normalization:
+            data = data / bone_length(data, self.layout)[:, None, None, None, None]
+        return data
+
+
+def first_pose(data):
+    """The first body, in the first frame it is in: (N, C, T, V, M) -> (N, C, V)."""
+    there = transforms.present(data)
+    body = there.any(1).int().argmax(1)
+    rows = torch.arange(len(data), device=data.device)
+    frame = there[rows, :, body].int().argmax(1)
+    return data[rows, :, frame, :, body]
+
+
+def body_axes(pose, layout):
+    """Rotation (N, 3, 3) from the camera's axes to those of a body standing in `pose` (N, 3, V).
+
+    y runs up the trunk; x is the direction from the left shoulder and hip to the right ones, made
+    square to y; z completes a right-handed system, so a body facing a Kinect is not turned at all.
+    The identity where a pose has no such directions (an absent body).
+    """
+    if len(layout.parts) != 5 or pose.shape[1] != 3:
+        raise ValueError(
+            f"origin_transfer='view' needs 3D joints in five parts (left arm, right arm, trunk, left "
+            f"leg, right leg); {layout.name} has {len(layout.parts)} parts, the data "
+            f"{pose.shape[1]} coordinates: choose another of {', '.join(ORIGINS)}"
+        )
+    left_arm, right_arm, trunk, left_leg, right_leg = map(layout.tip_first, layout.parts)
+
+    def joint(index):
+        return pose[:, :, index]
+
+    right = joint(right_arm[-1]) + joint(right_leg[-1])
+    across = right - joint(left_arm[-1]) - joint(left_leg[-1])
+    y = torch.nn.functional.normalize(joint(trunk[0]) - joint(trunk[-1]))
+    x = torch.nn.functional.normalize(across - (across * y).sum(1, keepdim=True) * y)
+    axes = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
+    defined = (axes.norm(dim=2) > 0.5).all(1)[:, None, None]
+    return torch.where(defined, axes, torch.eye(3, device=pose.device))
+
+
+def bone_length(data, layout):
+    """Mean length of all bones of all bodies in all frames: (N, C, T, V, M) -> (N,); 1 if none."""
+    joint, parent = map(list, zip(*layout.bones, strict=True))
+    # (torch.norm over a strided dimension is many times slower)
+    bones = (data[:, :, :, joint] - data[:, :, :, parent]).square().sum(1).sqrt()
+    count = transforms.present(data).sum((1, 2)) * len(joint)
+    mean = bones.sum((1, 2, 3)) / count.clamp(min=1)
+    return torch.where(mean > 0, mean, 1.0)
+
+
+def read_array(path, mmap=False):
+    """An array from a .npy file. FileNotFoundError names the command that makes it."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: make it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, "
+            "UTD-MHAD), or 'make demo' for synthetic data; see the README"
+        )
+    try:
+        return np.load(path, mmap_mode="r" if mmap else None)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, convert the data again: {error}") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists, strings and numbers only: loading a label file never runs code."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it holds a {module}.{name} object")
+
+
+def read_labels(path):
+    """(names, labels) from a .pkl file; ValueError for anything but names and whole numbers."""
+    if not Path(path).is_file():
+        read_array(path)
+    try:
+        names, labels = _PlainUnpickler(io.BytesIO(Path(path).read_bytes())).load()
+        plain = all(type(label) is int and label >= 0 for label in labels)
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise ValueError(f"{path} is not a pickle of (names, labels): {error}") from error
+    if not plain or len(names) != len(labels):
+        raise ValueError(f"{path}: needs one name and one label, counted from 0, for each clip")
+    return list(names), list(labels)
+
+
+def read_meta(folder):
+    """The meta.json that convert_data.py wrote beside the arrays, or {} without one."""
+    path = Path(folder) / "meta.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def find_layout(data_path, joints):
+    """The layout of the data's meta.json, else the Kinect with as many joints."""
+    layout = read_meta(Path(data_path).parent).get("layout")
+    known = [Layout.from_dict(layout)] if layout else LAYOUTS.values()
+    for candidate in known:
+        if len(candidate.joints) == joints:
+            return candidate
+    raise ValueError(
+        f"{data_path} has {joints} joints; the layouts here have "
+        + ", ".join(f"{len(c.joints)} ({c.name})" for c in known)
+        + ". Give Feeder a layout, or put one into meta.json beside the data"
+    )
