@@ -1,0 +1,223 @@
+"""The two-stream RNN of Wang & Wang, CVPR 2017 (arXiv 1704.02581): one recurrent network reads a
+moving body along time, the other along the skeleton, and their class posteriors are averaged.
+
+    clip (N, C, T, V, M) -- bodies that are present --> (B, C, T, V)
+        temporal RNN   a step is a frame: all joints of the frame        T steps       Section 3.1
+        spatial RNN    a step is a joint: its way through a time window  V or 2V - 1   Section 3.2
+    features of a body -> mean over the bodies of the clip -> class scores of each stream
+    two-stream score = weight * softmax(temporal) + (1 - weight) * softmax(spatial)    Section 3.3
+
+Letters: N clips, C coordinates, T frames, V joints, M places for bodies, B bodies present in the
+batch, S steps of a recurrent network, F features. Positions in the paper's words: "temporal RNN",
+"spatial RNN", "stacked" and "hierarchical", "chain" and "traversal" mean the same here.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+TEMPORAL = ("stacked", "hierarchical")
+SPATIAL = ("chain", "traversal")
+POOLINGS = ("max", "mean", "last")
+BODY_FUSIONS = ("mean", "max")
+
+
+class Scores(NamedTuple):
+    """Class scores before the softmax, (N, classes) each."""
+
+    temporal: torch.Tensor
+    spatial: torch.Tensor
+
+
+class TwoStreamRNN(nn.Module):
+    """Both streams and their late fusion.
+
+    layout           the body (skeleton.Layout); sets V, the parts and the joint orders
+    num_classes      classes to tell apart
+    temporal         "stacked" or "hierarchical"
+    spatial          "chain" or "traversal"
+    units            LSTM units of each layer, in each direction
+    part_units       the same for the five part networks of the hierarchical stream
+    layers           LSTM layers; the part networks of the hierarchical stream are the first
+    bidirectional    read in both directions
+    dropout          between the layers and before the classifier
+    pooling          outputs of all steps to one: "max", "mean", or "last" (where reading ended)
+    spatial_window   frames of a joint's way that one step of the spatial RNN sees; longer clips are
+                     cut into such windows and the features of the windows averaged
+    body_fusion      features of several bodies to one: "mean" or "max"
+    temporal_weight  share of the temporal stream in the fused score; may be set after training
+    channels         coordinates of a joint
+
+    As in the authors' code: units=512, part_units=256, bidirectional, pooling="max", dropout=0.5.
+    As in the paper's text: bidirectional=False, pooling="last".
+    """
+
+    def __init__(
+        self,
+        layout,
+        num_classes,
+        temporal="hierarchical",
+        spatial="traversal",
+        units=512,
+        part_units=256,
+        layers=2,
+        bidirectional=True,
+        dropout=0.5,
+        pooling="max",
+        spatial_window=100,
+        body_fusion="mean",
+        temporal_weight=0.5,
+        channels=3,
+    ):
+        super().__init__()
+        check("body_fusion", body_fusion, BODY_FUSIONS)
+        reader = {"layers": layers, "bidirectional": bidirectional, "dropout": dropout}
+        reader |= {"units": units, "pooling": pooling, "channels": channels}
+        self.temporal = TemporalRNN(layout, temporal, part_units=part_units, **reader)
+        self.spatial = SpatialRNN(layout, spatial, window=spatial_window, **reader)
+        self.dropout = nn.Dropout(dropout)
+        self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
+        self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
+        self.body_fusion, self.temporal_weight = body_fusion, temporal_weight
+        self.joints, self.channels = len(layout.joints), channels
+
+    def forward(self, data):
+        """Clips (N, C, T, V, M), zeros for absent bodies -> Scores.
+
+        A clip without any body gets the scores of features that are all zero.
+        """
+        if data.dim() != 5 or (data.shape[1], data.shape[3]) != (self.channels, self.joints):
+            raise ValueError(
+                f"clips of shape {tuple(data.shape)}; this model reads (N, {self.channels}, T, "
+                f"{self.joints}, M): another layout than it was made for?"
+            )
+        there = (data != 0).flatten(1, 3).any(1)  # (N, M)
+        bodies = data.permute(0, 4, 1, 2, 3)[there]  # (B, C, T, V)
+        return Scores(
+            self.temporal_classifier(self.dropout(self._fuse(self.temporal, bodies, there))),
+            self.spatial_classifier(self.dropout(self._fuse(self.spatial, bodies, there))),
+        )
+
+    def _fuse(self, stream, bodies, there):
+        """Run a stream over bodies (B, C, T, V) and fuse those of each clip -> (N, F)."""
+        features = bodies.new_zeros(*there.shape, stream.features)  # (N, M, F)
+        if len(bodies):
+            features[there] = stream(bodies).to(features.dtype)
+        if self.body_fusion == "mean":
+            return features.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
+        # An absent body must not win over negative features; nobody at all gives zeros.
+        lowest = features.masked_fill(~there[:, :, None], -torch.inf).amax(1)
+        return lowest.masked_fill(~there.any(1, keepdim=True), 0)
+
+    def posterior(self, scores):
+        """Late fusion (Section 3.3): Scores -> class probabilities (N, classes)."""
+        temporal, spatial = (s.float().softmax(1) for s in scores)
+        return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
+
+
+class TemporalRNN(nn.Module):
+    """Reads the body frame by frame (Section 3.1).
+
+    stacked       LSTM layers over the coordinates of all joints
+    hierarchical  an LSTM for each part (two arms, trunk, two legs); their outputs, side by side,
+                  are read by the LSTM of the whole body
+    """
+
+    def __init__(self, layout, kind, units, part_units, layers, bidirectional, dropout, pooling,
+                 channels):  # fmt: skip
+        super().__init__()
+        check("temporal", kind, TEMPORAL)
+        self.parts = nn.ModuleList()
+        self.joints = [list(joints) for joints in layout.parts.values()]
+        inputs = channels * len(layout.joints)
+        if kind == "hierarchical":
+            if layers < 2:
+                raise ValueError("the hierarchical temporal RNN needs layers >= 2: parts, then body")
+            for joints in self.joints:
+                self.parts.append(Reader(channels * len(joints), part_units, 1, bidirectional))
+            inputs, layers = sum(part.features for part in self.parts), layers - 1
+        self.dropout = nn.Dropout(dropout)
+        self.body = Reader(inputs, units, layers, bidirectional, dropout, pooling)
+        self.features = self.body.features
+
+    def forward(self, bodies):
+        """Bodies (B, C, T, V) -> features (B, F)."""
+        frames = bodies.permute(0, 2, 3, 1)  # (B, T, V, C)
+        if self.parts:
+            parts = zip(self.parts, self.joints, strict=True)
+            read = [part.steps(frames[:, :, joints].flatten(2)) for part, joints in parts]
+            return self.body(self.dropout(torch.cat(read, 2)))
+        return self.body(frames.flatten(2))  # (B, T, V C)
+
+
+class SpatialRNN(nn.Module):
+    """Reads the skeleton joint by joint (Section 3.2): a step is one joint and its input is the
+    joint's way through a window of time, so that the sequence runs over the body, not over time.
+
+    chain      every joint once: arms, trunk, legs, the trunk in the middle
+    traversal  a walk over the tree of bones, every bone forward and back, so that neighbours in the
+               sequence are neighbours on the body
+    """
+
+    def __init__(self, layout, kind, window, units, layers, bidirectional, dropout, pooling,
+                 channels):  # fmt: skip
+        super().__init__()
+        check("spatial", kind, SPATIAL)
+        self.order = list(layout.chain if kind == "chain" else layout.traversal)
+        self.window = window
+        self.reader = Reader(channels * window, units, layers, bidirectional, dropout, pooling)
+        self.features = self.reader.features
+
+    def forward(self, bodies):
+        """Bodies (B, C, T, V) -> features (B, F). T is at least the window; longer clips are cut
+        into as few windows as cover them, evenly spaced, and the windows' features averaged."""
+        frames = bodies.shape[2]
+        if frames < self.window:
+            raise ValueError(
+                f"clips of {frames} frames are shorter than the spatial window of {self.window}"
+            )
+        count = -(-frames // self.window)
+        starts = torch.linspace(0, frames - self.window, count).long().tolist()
+        ways = torch.stack([bodies[:, :, at : at + self.window] for at in starts], 1)
+        steps = ways.permute(0, 1, 4, 2, 3).flatten(3)[:, :, self.order]  # (B, windows, S, C window)
+        return self.reader(steps.flatten(0, 1)).unflatten(0, (-1, count)).mean(1)
+
+
+class Reader(nn.Module):
+    """LSTM layers that read a sequence, and the pooling of what they say at its steps."""
+
+    def __init__(self, inputs, units, layers, bidirectional, dropout=0.0, pooling="max"):
+        super().__init__()
+        check("pooling", pooling, POOLINGS)
+        self.lstm = nn.LSTM(
+            inputs,
+            units,
+            layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if layers > 1 else 0.0,
+        )
+        self.features = units * (2 if bidirectional else 1)
+        self.pooling = pooling
+
+    def steps(self, sequence):
+        """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F)."""
+        return self.lstm(sequence)[0]
+
+    def forward(self, sequence):
+        """Sequence (B, S, inputs) -> features (B, F)."""
+        said = self.steps(sequence)
+        if self.pooling == "max":
+            return said.amax(1)
+        if self.pooling == "mean":
+            return said.mean(1)
+        # Each direction where it has read everything: forward at the last step, backward at the first.
+        forward, backward = said[:, -1, : self.lstm.hidden_size], said[:, 0, self.lstm.hidden_size :]
+        return torch.cat((forward, backward), 1)
+
+
+def check(option, value, choices):
+    """ValueError that lists the choices of an option."""
+    if value not in choices:
+        raise ValueError(f"{option}={value!r} is unknown: choose from {', '.join(choices)}")
