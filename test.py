@@ -1,0 +1,111 @@
+"""Test a trained network on the test part of its data, which training never touches.
+
+    python test.py checkpoints/xview-traversal-hierarchical/best.pt
+
+Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion,
+and the accuracy of each class; writes test.json and confusion.png beside the checkpoint. The network
+and its feeding are rebuilt from the checkpoint alone.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import engine
+import plot
+from feeder import Feeder, read_meta
+from skeleton import Layout
+from train import files
+
+
+def open_test_data(checkpoint, folder, path, mmap=False):
+    """The test part in `folder` as the checkpoint's network was fed -> Feeder.
+
+    Raises ValueError when the data has other classes or another layout than the checkpoint.
+    """
+    meta = read_meta(folder)
+    feeder = Feeder(*files(folder, "val"), mmap=mmap, **checkpoint["feeding"])
+    layout = Layout.from_dict(checkpoint["layout"])
+    if feeder.layout != layout:
+        raise ValueError(
+            f"{path} was trained on bodies of layout {layout.name} ({len(layout.joints)} joints), "
+            f"{folder} holds {feeder.layout.name} ({len(feeder.layout.joints)} joints): give the data "
+            "it was made for with --data"
+        )
+    classes = checkpoint["classes"]
+    if meta.get("classes", classes) != classes or feeder.label.max() >= len(classes):
+        raise ValueError(
+            f"{path} tells {len(classes)} classes apart ({classes[0]}, ...), {folder} has others: "
+            "give the data it was trained for with --data"
+        )
+    return feeder
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", help="folder of the benchmark (default: the one trained on)")
+    parser.add_argument("--temporal_weight", type=float, help="of the temporal stream in the fusion")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--mmap", action="store_true", help="leave the data on disk")
+    arguments = parser.parse_args()
+    try:
+        checkpoint = engine.load_checkpoint(arguments.checkpoint)
+        folder = arguments.data or checkpoint["config"]["data"]
+        feeder = open_test_data(checkpoint, folder, arguments.checkpoint, arguments.mmap)
+        model = engine.build_model(checkpoint).to(arguments.device)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"test.py: {error}") from error
+    if arguments.temporal_weight is not None:
+        model.temporal_weight = arguments.temporal_weight
+
+    clips = range(len(feeder))
+    batches = engine.loader(
+        feeder, clips, arguments.batch_size, False, arguments.workers, arguments.device
+    )
+    results, posterior, label = engine.evaluate(model, batches, arguments.device, "test")
+
+    names, count = checkpoint["classes"], len(checkpoint["classes"])
+    predicted = posterior.argmax(2)  # (N, 3)
+    confusion = torch.bincount(label * count + predicted[:, 2], minlength=count**2)
+    confusion = confusion.view(count, count)
+    per_class = {  # for the fusion
+        names[i]: {"clips": clips, "accuracy": confusion[i, i].item() / clips}
+        for i, clips in enumerate(confusion.sum(1).tolist())
+        if clips
+    }
+    print(f"{arguments.checkpoint} (epoch {checkpoint['epoch']}) on {folder}: {len(label)} clips")
+    for name, entry in per_class.items():
+        print(f"  {100 * entry['accuracy']:5.1f} %  {entry['clips']:5d} clips  {name}")
+    print("          accuracy   top-5    loss")
+    for stream, values in results.items():
+        print(f"{stream:9s} {100 * values['accuracy']:6.2f} %  {100 * values['top5']:6.2f} %  "
+              f"{values['loss']:.3f}")  # fmt: skip
+
+    record = {
+        "checkpoint": str(arguments.checkpoint),
+        "epoch": checkpoint["epoch"],
+        "data": str(folder),
+        "clips": len(label),
+        "temporal_weight": model.temporal_weight,
+        "results": results,
+        "per_class": per_class,
+        "config": checkpoint["config"],
+        "commit": checkpoint["commit"],
+    }
+    out = arguments.checkpoint.parent
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (out / "test.json").write_text(text, encoding="utf-8")
+    title = f"{out.name}: {100 * results['fused']['accuracy']:.1f} % of {len(label)} clips"
+    plot.confusion(confusion, names, out / "confusion.png", title)
+    print(out / "test.json", out / "confusion.png", sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Train a two-stream RNN.
+
+    python train.py                                  # the settings below
+    python train.py --spatial chain --epochs 50      # the same fields on the command line
+    python train.py --setting small --data NW-UCLA/xview
+    python train.py --name my-run --resume           # go on where an interrupted run stopped
+
+A run writes checkpoints/<name>/: config.json, log.jsonl (one line an epoch), last.pt, best.pt and
+curves.png. The test part of the data is not touched; that is what test.py is for.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+import engine
+import plot
+from feeder import Feeder, read_meta
+from model import TwoStreamRNN
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters: edit them here or give them on the command line."""
+
+    # Data
+    data: str = "NTU-RGB-D/xview"  # a folder made by convert_data.py
+    name: str = ""  # the run's folder in checkpoints/; "": <benchmark>-<spatial>-<temporal>
+    held_out: float = 0.05  # least share of the training clips that chooses best.pt: those of whole
+    #                         performers; 0: train on every clip, best.pt is the last epoch
+    # Network (model.py)
+    temporal: str = "hierarchical"  # or "stacked"
+    spatial: str = "traversal"  # or "chain"
+    units: int = 512  # LSTM units of a layer, in each direction
+    part_units: int = 256  # the same for each body part of the hierarchical RNN
+    layers: int = 2  # LSTM layers of each stream
+    bidirectional: bool = True  # read in both directions
+    dropout: float = 0.5  # between layers and before the classifier
+    pooling: str = "max"  # over the steps: "max", "mean" or "last"
+    spatial_window: int = 100  # frames of a joint's way in one step of the spatial RNN
+    body_fusion: str = "mean"  # over the bodies of a clip: "mean" or "max"
+    temporal_weight: float = 0.5  # of the temporal stream in the fused score
+    # Feeding (feeder.py)
+    window: int = 100  # frames of an item
+    crop: tuple = (0.5, 1.0)  # share of a clip, cut at random and resized to the window; 1 1: all
+    origin: str = "view"  # origin and axes: "none", "first", "each", "start" or "view"
+    normalization: bool = True  # divide by the body's mean bone length
+    rotate: tuple = (0.3, 0.3, 0.3)  # 3D transforms: largest angles about x, y, z, radians
+    scale: float = 0.1  # 3D transforms: sizes along x, y, z from 1 +- this
+    shear: float = 0.1  # 3D transforms: shear amounts from +- this
+    # Optimisation
+    epochs: int = 300
+    batch_size: int = 256
+    learning_rate: float = 0.001  # of Adam
+    milestones: tuple = (100, 160, 220)  # epochs after which the learning rate drops ...
+    gamma: float = 0.5  # ... by this factor
+    weight_decay: float = 0.0
+    seed: int = 0  # of everything random
+    # Machine
+    device: str = ""  # "cuda", "cpu"; "": the GPU when there is one
+    workers: int = 0  # processes that make batches
+    mmap: bool = False  # leave the data on disk, when it does not fit into memory
+
+
+# Named changes to the settings above: `python train.py --setting demo`.
+SETTINGS = {
+    "published": {},
+    # Two CPU cores, minutes: for small data sets and laptops.
+    "small": {
+        "units": 128, "part_units": 64, "window": 48, "spatial_window": 48,
+        "epochs": 120, "batch_size": 64, "milestones": (60, 90),
+    },
+    "demo": {
+        "data": "demo/xview", "units": 64, "part_units": 32, "window": 48, "spatial_window": 48,
+        "epochs": 30, "batch_size": 64, "learning_rate": 0.003, "milestones": (20, 25),
+    },
+}  # fmt: skip
+
+RESUMABLE = ("name", "epochs", "device", "workers", "mmap")  # may differ when a run is resumed
+
+
+def files(folder, part):
+    """The three files of a part ("train" or "val") of a benchmark, as Feeder takes them."""
+    return [f"{folder}/{part}_{ending}" for ending in ("data.npy", "label.pkl", "num_frame.npy")]
+
+
+def hold_out(performers, share, seed):
+    """Split the training clips by performer -> (clips to train on, clips held out), sorted.
+
+    performers  (N,) performer of each clip; people held out are drawn until `share` is reached, so
+                that no one is on both sides
+    Raises ValueError when nobody would be left to train on.
+    """
+    performers = torch.as_tensor(performers)
+    people = performers.unique()
+    people = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))]
+    out = torch.zeros(len(performers), dtype=torch.bool)
+    for person in people:
+        if out.sum() >= share * len(out):
+            break
+        out |= performers == person
+    if out.all():
+        raise ValueError(
+            f"held_out={share} leaves nothing to train on: the data has {len(people)} performer(s). "
+            "With --held_out 0 the last epoch is taken in place of the best one"
+        )
+    return (~out).nonzero()[:, 0].tolist(), out.nonzero()[:, 0].tolist()
+
+
+def feeding(config):
+    """Arguments of Feeder that training and test share; they are kept in the checkpoint."""
+    return {
+        "window_size": config.window,
+        "origin_transfer": config.origin,
+        "normalization": config.normalization,
+    }
+
+
+def open_data(config):
+    """The training part -> (training Feeder, the same clips without randomness, meta.json)."""
+    meta = read_meta(config.data)
+    same = feeding(config) | {"mmap": config.mmap}
+    feeder = Feeder(
+        *files(config.data, "train"),
+        p_interval=tuple(config.crop),
+        rand_rotate=tuple(config.rotate),
+        rand_scale=config.scale,
+        rand_shear=config.shear,
+        **same,
+    )
+    meta.setdefault("classes", [str(i) for i in range(int(feeder.label.max()) + 1)])
+    meta.setdefault("performer", {"train": list(range(len(feeder)))})
+    if feeder.label.max() >= len(meta["classes"]) or len(meta["performer"]["train"]) != len(feeder):
+        raise ValueError(
+            f"{config.data}/meta.json does not belong to the arrays beside it: convert the data again"
+        )
+    return feeder, Feeder(*files(config.data, "train"), **same), meta
+
+
+def run_name(config):
+    return config.name or f"{Path(config.data).name}-{config.spatial}-{config.temporal}"
+
+
+def commit():
+    """The commit of the code, with a + when it was changed since; "" outside a git checkout."""
+    try:
+        arguments = {"capture_output": True, "text": True, "cwd": Path(__file__).parent}
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, **arguments)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], **arguments).returncode
+        return head.stdout.strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def main(config, resume=False, overwrite=False):
+    """Train; returns the run's folder."""
+    folder = Path("checkpoints") / run_name(config)
+    last = folder / "last.pt"
+    if last.exists() and not (resume or overwrite):
+        raise ValueError(
+            f"{folder} holds a run: go on with it (--resume), choose another --name, or replace it "
+            "(--overwrite)"
+        )
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(config.seed)
+
+    feeder, still_feeder, meta = open_data(config)
+    training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
+    network = {
+        field: getattr(config, field)
+        for field in ("temporal", "spatial", "units", "part_units", "layers", "bidirectional",
+                      "dropout", "pooling", "spatial_window", "body_fusion", "temporal_weight")
+    }  # fmt: skip
+    model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **network).to(device)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, config.milestones, config.gamma)
+    first_epoch, best = 1, [-1.0, 0.0]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.jsonl"
+    if resume:
+        state = engine.load_checkpoint(last, device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        first_epoch, best = state["epoch"] + 1, state["best"]
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)[: state["epoch"]]
+        log.write_text("".join(lines), encoding="utf-8")
+        engine.set_random_state(state["random"])
+    else:
+        log.write_text("", encoding="utf-8")
+    about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
+             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+             "clips": {"training": len(training), "held_out": len(held_out)},
+             "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print(f"{folder}: {len(training)} clips to train on, {len(held_out)} held out, "
+          f"{about['parameters']:,} parameters, on {about['device']}")  # fmt: skip
+
+    batches = engine.loader(feeder, training, config.batch_size, True, config.workers, device)
+    check = engine.loader(still_feeder, held_out, config.batch_size, False, 0, device)
+    for epoch in range(first_epoch, config.epochs + 1):
+        began = time.perf_counter()
+        line = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
+        line["train"] = engine.train_epoch(model, batches, optimizer, device, f"epoch {epoch}")
+        scheduler.step()
+        if held_out:
+            line["held_out"] = engine.evaluate(model, check, device)[0]
+        line["seconds"] = round(time.perf_counter() - began, 3)
+
+        fused = line.get("held_out", {}).get("fused")
+        # Highest accuracy, at equal accuracy lowest loss; without held-out clips, the last epoch.
+        score = [fused["accuracy"], -fused["loss"]] if fused else best
+        improved, best = score >= best, max(score, best)
+        contents = {
+            "model": model.state_dict(),
+            "network": network,
+            "layout": feeder.layout.to_dict(),
+            "classes": meta["classes"],
+            "feeding": feeding(config),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "random": engine.random_state(),
+            "epoch": epoch,
+            "best": best,
+            "config": asdict(config),
+            "commit": about["commit"],
+        }
+        engine.save_checkpoint(last, contents)
+        if improved:
+            engine.save_checkpoint(folder / "best.pt", contents)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(describe(line))
+    plot.curves([folder], folder / "curves.png")
+    print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
+    return folder
+
+
+def describe(line):
+    """An epoch in a line of text."""
+    parts = [f"epoch {line['epoch']:3d}  {line['seconds']:5.1f} s"]
+    for name in ("train", "held_out"):
+        if name in line:
+            accuracy = "  ".join(f"{s} {100 * line[name][s]['accuracy']:5.1f}" for s in engine.STREAMS)
+            parts.append(
+                f"{name.replace('_', ' ')}: loss {line[name]['fused']['loss']:.3f}  {accuracy}"
+            )
+    return " | ".join(parts)
+
+
+def parse_arguments():
+    """-> (config, resume, overwrite); every field of Config is an option."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS)  # fmt: skip
+    for field in fields(Config):
+        kind = type(field.default)
+        shape = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:
+            shape = {"action": argparse.BooleanOptionalAction}
+        if kind is tuple:
+            shape = {"type": type(field.default[0]), "nargs": "*", "metavar": "NUMBER"}
+        parser.add_argument(f"--{field.name}", help=f"default: {field.default}", **shape)
+    parser.add_argument("--setting", choices=SETTINGS, help="start from these named settings")
+    parser.add_argument("--resume", action="store_true", help="continue checkpoints/<name>")
+    parser.add_argument("--overwrite", action="store_true", help="replace checkpoints/<name>")
+    given = vars(parser.parse_args())
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
+    named = SETTINGS[given.pop("setting", "published")]
+    config = replace(Config(), **named | given)
+    if resume:  # the run's own settings hold
+        saved = engine.load_checkpoint(f"checkpoints/{run_name(config)}/last.pt")["config"]
+        saved = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
+        differing = [key for key in given if key not in RESUMABLE and given[key] != saved[key]]
+        if differing:
+            raise ValueError(
+                f"a resumed run keeps its settings; differing here: {', '.join(differing)}. "
+                f"These may change: {', '.join(RESUMABLE)}"
+            )
+        config = replace(Config(**saved), **given)
+    return config, resume, overwrite
+
+
+if __name__ == "__main__":
+    try:
+        main(*parse_arguments())
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"train.py: {error}") from error
