@@ -1,0 +1,271 @@
+"""Pictures, all drawn from saved files or from the code itself.
+
+    python plot.py curves checkpoints/a checkpoints/b    # accuracy and loss over the epochs
+    python plot.py skeletons NTU-RGB-D/xview             # stills of clips of several classes
+    python plot.py orders                                # chain and traversal on the body
+    python plot.py architecture                          # the network as a diagram
+
+`--out picture.png` says where to; the confusion matrix is drawn by test.py.
+"""
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyBboxPatch
+
+from skeleton import KINECT_V2
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+INK = "#333333"
+
+
+def save(figure, path):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+
+
+# --- Curves -----------------------------------------------------------------------------------------
+
+
+def read_log(run):
+    """The lines of checkpoints/<name>/log.jsonl, one dict an epoch."""
+    path = Path(run) / "log.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: give the folder of a run of train.py")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not lines:
+        raise ValueError(f"{path} is empty: the run has not finished an epoch")
+    return lines
+
+
+def curves(runs, path):
+    """Accuracy and loss over the epochs: one run stream by stream, or the fusion of several.
+
+    Solid: clips held out from training; dashed: training clips (with dropout and augmentation).
+    """
+    logs = {Path(run).name: read_log(run) for run in runs}
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    if len(logs) == 1:
+        (log,) = logs.values()
+        series = [(stream, log, stream) for stream in ("temporal", "spatial", "fused")]
+    else:
+        series = [(name, log, "fused") for name, log in logs.items()]
+    for axis, metric, scale in ((axes[0], "accuracy", 100), (axes[1], "loss", 1)):
+        for color, (label, log, stream) in zip(COLORS * len(series), series, strict=False):
+            epochs = [line["epoch"] for line in log]
+            held_out = "held_out" in log[0]
+            for part, style in (("train", "--"), ("held_out", "-")):
+                if part in log[0]:
+                    values = [scale * line[part][stream][metric] for line in log]
+                    named = label if part == "held_out" or not held_out else None
+                    marker = "o" if len(epochs) == 1 else None
+                    axis.plot(epochs, values, style, color=color, label=named, marker=marker,
+                              linewidth=1.6 if style == "-" else 1.1)  # fmt: skip
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("accuracy, %" if metric == "accuracy" else "cross entropy")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    title = next(iter(logs)) if len(logs) == 1 else "two-stream fusion"
+    figure.suptitle(f"{title}: dashed training, solid held-out clips", fontsize=11, color=INK)
+    save(figure, path)
+
+
+# --- Confusion matrix -------------------------------------------------------------------------------
+
+
+def confusion(matrix, names, path, title=""):
+    """matrix (classes, classes): clips of the row's class taken for the column's. Classes without
+    any clip and never named are left out."""
+    matrix = np.asarray(matrix, float)
+    shown = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+    matrix, names = matrix[np.ix_(shown, shown)], [names[i] for i in shown]
+    share = 100 * matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    size = max(4.5, 0.28 * len(names) + 2)
+    figure, axis = plt.subplots(figsize=(size + 1, size), layout="constrained")
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    font = 8 if len(names) <= 30 else 6
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
+    axis.set_yticks(range(len(names)), names, fontsize=font)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if len(names) <= 30:
+        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
+            color = "white" if share[row, column] > 55 else INK
+            axis.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center",
+                      fontsize=6.5, color=color)  # fmt: skip
+    figure.colorbar(image, ax=axis, shrink=0.6, label="% of the true class")
+    axis.set_title(title, fontsize=11, color=INK)
+    save(figure, path)
+
+
+# --- Skeletons --------------------------------------------------------------------------------------
+
+
+def draw_body(axis, joints, layout, **style):
+    """Bones of one body, joints (V, 2 or 3) seen from the front, coloured by part."""
+    part_of = {j: part for part, members in layout.parts.items() for j in members}
+    colors = dict(zip(layout.parts, COLORS * len(layout.parts), strict=False))
+    for joint, parent in layout.bones:
+        line = joints[[joint, parent]]
+        axis.plot(line[:, 0], line[:, 1], color=colors[part_of[joint]], solid_capstyle="round",
+                  **{"linewidth": 1.6} | style)  # fmt: skip
+
+
+def skeletons(folder, path, classes=6, stills=8):
+    """Stills of one test clip of each of several classes, time running to the right."""
+    from feeder import Feeder, read_meta
+
+    names = [f"{folder}/val_{ending}" for ending in ("data.npy", "label.pkl", "num_frame.npy")]
+    feeder = Feeder(*names, window_size=stills, origin_transfer="start", normalization=False)
+    labels = feeder.label.unique()
+    labels = labels[np.linspace(0, len(labels) - 1, min(classes, len(labels))).astype(int)]
+    title = read_meta(folder).get("classes", {})
+    figure, axes = plt.subplots(
+        len(labels), 1, figsize=(9, 1.35 * len(labels)), layout="constrained", squeeze=False
+    )
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        clip = int((feeder.label == label).nonzero()[0, 0])
+        data = feeder[clip][0].permute(1, 3, 2, 0).numpy()  # (T, M, V, C)
+        step = max(1.3, 1.15 * np.ptp(data[..., 0][(data != 0).any(-1)]))
+        for time, bodies in enumerate(data):
+            for body in bodies:
+                if body.any():
+                    draw_body(axis, body + (time * step, 0, 0), feeder.layout)
+        axis.set_aspect("equal", anchor="W")
+        axis.axis("off")
+        axis.set_title(title[int(label)] if title else f"class {label}", fontsize=9, loc="left",
+                       color=INK, pad=2)  # fmt: skip
+    save(figure, path)
+
+
+def standing_body(layout):
+    """Front view (V, 2) of a body at rest with the arms a little away, for the diagrams."""
+    from synthesize import REST, Performer, both, move_body, pose_vector
+
+    person = Performer(0)
+    person.size, person.proportions = 1.0, dict.fromkeys(REST, 1.0)
+    pose = both(arm=(0, 35), forearm=(0, 8), thigh=(0, 10))
+    joints = move_body(person.offsets(), pose_vector(pose)[None], 0, (0, 0, 0))[0][0, :, :2]
+    thumbs = [j for j, name in enumerate(KINECT_V2.joints) if "thumb" in name]
+    joints[thumbs, 0] *= 0.84  # thumbs point at the viewer; shown beside the hand
+    return joints[[KINECT_V2.joint(name) for name in layout.joints]]
+
+
+def orders(path, layout=KINECT_V2):
+    """The chain and the traversal of a Kinect's layout as numbered walks over the body."""
+    joints = standing_body(layout)
+    thumbs = [j for j, name in enumerate(layout.joints) if "thumb" in name]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 6.4), layout="constrained")
+    titles = (f"chain: {len(layout.chain)} steps, the parts end to end",
+              f"traversal: {len(layout.traversal)} steps, every bone forward and back")  # fmt: skip
+    for axis, order, title in zip(axes, (layout.chain, layout.traversal), titles, strict=True):
+        draw_body(axis, joints, layout, linewidth=9, alpha=0.22)
+        hue = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(order)))
+        for step, (start, end) in enumerate(pairwise(order)):
+            a, b = joints[start], joints[end]
+            way = (b - a) / max(np.linalg.norm(b - a), 1e-6)
+            # Forward and back keep to their own side of the bone.
+            aside = 0.016 * np.array((way[1], -way[0]))
+            axis.annotate("", b + aside - 0.012 * way, a + aside + 0.012 * way,
+                          arrowprops={"arrowstyle": "-|>", "color": hue[step], "linewidth": 1.5,
+                                      "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9})  # fmt: skip
+        for joint, place in enumerate(joints):
+            steps = [str(step + 1) for step, j in enumerate(order) if j == joint]
+            side = 1 if place[0] >= 0 else -1
+            side = -side if joint in thumbs else side  # the outer side belongs to the hand
+            axis.plot(*place, "o", color=INK, markersize=4)
+            axis.annotate(", ".join(steps), place, (8 * side, 3), textcoords="offset points",
+                          fontsize=7.5, color=INK, ha="left" if side > 0 else "right")  # fmt: skip
+        axis.set_title(title, fontsize=11, color=INK)
+        axis.set_aspect("equal")
+        axis.axis("off")
+        axis.margins(0.12, 0.03)
+    save(figure, path)
+
+
+# --- Architecture -----------------------------------------------------------------------------------
+
+
+def architecture(path):
+    """The two-stream network as a diagram."""
+    figure, axis = plt.subplots(figsize=(11, 4.2), layout="constrained")
+    axis.set(xlim=(0, 110), ylim=(5, 46))
+    axis.axis("off")
+
+    def box(x, y, width, height, text, color, size=9):
+        shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.2,rounding_size=1",
+                               facecolor=color + "22", edgecolor=color, linewidth=1.4)  # fmt: skip
+        axis.add_patch(shape)
+        axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size,
+                  color=INK, linespacing=1.35)  # fmt: skip
+
+    def arrow(*points):
+        for start, end in pairwise(points):
+            last = end == points[-1]
+            axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>" if last else "-",
+                          "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+
+    blue, orange, green, grey = COLORS[0], COLORS[1], COLORS[2], "#777777"
+    box(1, 17, 16, 12, "clip\n(C, T, V, M)\nbodies present only", grey)
+    temporal = "temporal RNN: a step is a frame (T steps)"
+    spatial = "spatial RNN: a step is a joint's way in time"
+    axis.text(25, 44.2, temporal, fontsize=10.5, color=blue, weight="bold")
+    axis.text(25, 7.2, spatial, fontsize=10.5, color=orange, weight="bold")
+    for i, part in enumerate(("left arm", "right arm", "trunk", "left leg", "right leg")):
+        box(25, 39.4 - 3.7 * i, 17, 2.6, f"{part} LSTM", blue, 8)
+        arrow((42.2, 40.7 - 3.7 * i), (46, 40.7 - 3.7 * i), (46, 33.3))
+    arrow((46, 33.3), (49.5, 33.3))
+    box(50, 29.5, 15, 7.6, "whole-body LSTM", blue)
+    box(25, 11.5, 17, 7.6, "joints in order\nchain (V) or\ntraversal (2V - 1)", orange, 8)
+    arrow((42.4, 15.3), (49.5, 15.3))
+    box(50, 11.5, 15, 7.6, "LSTM layers", orange)
+    axis.text(33.5, 20.9, "hierarchical (drawn), or stacked: LSTM layers over all joints",
+              fontsize=7.8, color=blue, ha="left", va="center", style="italic")  # fmt: skip
+    for y, color in ((29.5, blue), (11.5, orange)):
+        arrow((65.4, y + 3.8), (68.5, y + 3.8))
+        box(69, y, 14, 7.6, "max over steps,\nmean over bodies", color, 8)
+        arrow((83.4, y + 3.8), (86, y + 3.8))
+        box(86.5, y, 8, 7.6, "softmax", color, 8)
+    arrow((17.4, 25), (21, 25), (21, 33.3), (24.6, 33.3))
+    arrow((17.4, 21), (21, 21), (21, 15.3), (24.6, 15.3))
+    box(99, 18.5, 10, 9, "weighted\nmean of\nposteriors", green)
+    arrow((94.9, 33.3), (104, 33.3), (104, 28))
+    arrow((94.9, 15.3), (104, 15.3), (104, 18))
+    save(figure, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", choices=("curves", "skeletons", "orders", "architecture"))
+    parser.add_argument("sources", nargs="*", help="run folders (curves), a data folder (skeletons)")
+    parser.add_argument("--out", help="the picture's file (default: <picture>.png)")
+    arguments = parser.parse_args()
+    out, sources = arguments.out or f"{arguments.picture}.png", arguments.sources
+    if arguments.picture in ("curves", "skeletons") and not sources:
+        parser.error(f"{arguments.picture} needs a folder; see --help")
+    try:
+        if arguments.picture == "curves":
+            curves(sources, out)
+        elif arguments.picture == "skeletons":
+            skeletons(sources[0], out)
+        else:
+            {"orders": orders, "architecture": architecture}[arguments.picture](out)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"plot.py: {error}") from error
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
