@@ -1,0 +1,48 @@
+# Two commands on a machine with only Python 3.10+ and make:
+#   make demo    synthetic data -> convert -> train -> test -> pictures, a few minutes on two cores
+#   make test    linter and tests
+# Commands for people without make stand in the README.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ifeq ($(OS),Windows_NT)
+PYTHON := python
+BIN := .venv/Scripts
+endif
+RUN := $(BIN)/python
+DEMO_RUN := checkpoints/demo
+
+.PHONY: demo test lint figures clean
+
+demo: .venv/running
+	$(RUN) synthesize.py --out demo/raw
+	$(RUN) convert_data.py --data_path demo/raw --out_folder demo
+	$(RUN) train.py --setting demo --name demo --overwrite
+	$(RUN) test.py $(DEMO_RUN)/best.pt
+	$(RUN) plot.py skeletons demo/xview --out $(DEMO_RUN)/skeletons.png
+	@echo "pictures: $(DEMO_RUN)/curves.png $(DEMO_RUN)/confusion.png $(DEMO_RUN)/skeletons.png"
+
+test: lint
+	$(RUN) -m pytest
+
+lint: .venv/testing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The README's pictures that need no data.
+figures: .venv/running
+	$(RUN) plot.py orders --out github/joint_orders.png
+	$(RUN) plot.py architecture --out github/architecture.png
+
+# Each is made again when its list of requirements changes.
+.venv/running: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q -r requirements.txt
+	@touch $@
+
+.venv/testing: .venv/running requirements-dev.txt
+	$(RUN) -m pip install -q -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf demo .venv
