@@ -267,7 +267,7 @@ DATASETS = {
 class PartWriter:
     """Writes one part (train or val) of a benchmark clip by clip, never holding the data.
 
-    The files appear under their names only at `close`; until then they end in .partial.
+    The files appear under their names only at `publish`; until then they end in .partial.
     """
 
     def __init__(self, folder, part, layout):
@@ -275,7 +275,7 @@ class PartWriter:
         self.folder, self.part = folder, part
         self.shape = (3, len(layout.joints), MAX_BODIES)
         self.names, self.labels, self.counts, self.performers, self.cameras = [], [], [], [], []
-        self.file = open(self._partial("data.npy"), "wb")  # noqa: SIM115 (open until close())
+        self.file = open(self._partial("data.npy"), "wb")  # noqa: SIM115 (open until published)
         self._header()
 
     def _partial(self, ending):
@@ -295,7 +295,13 @@ class PartWriter:
         self.performers.append(clip.performer)
         self.cameras.append(clip.camera)
 
-    def close(self):
+    def discard(self):
+        """Give up what is not published."""
+        self.file.close()
+        for path in self.folder.glob(f"{self.part}_*.partial"):
+            path.unlink()
+
+    def publish(self):
         self.file.seek(0)
         self._header()
         self.file.close()
@@ -336,12 +342,18 @@ def convert(dataset, data_path, out_folder, ignored=frozenset()):
         for part in ("train", "val")
     }
     skipped = []
-    for clip in read_clips(dataset, paths, ignored, skipped):
-        for benchmark, in_training in dataset.benchmarks.items():
-            writers[benchmark, "train" if in_training(clip) else "val"].add(clip)
-    if not any(writer.names for writer in writers.values()):
-        listing = "\n".join(f"  {name}: {reason}" for name, reason in skipped[:5])
-        raise SkippedFile(f"none of the {len(paths)} files in {data_path} was converted\n{listing}")
+    try:
+        for clip in read_clips(dataset, paths, ignored, skipped):
+            for benchmark, in_training in dataset.benchmarks.items():
+                writers[benchmark, "train" if in_training(clip) else "val"].add(clip)
+        if not any(writer.names for writer in writers.values()):
+            listing = "\n".join(f"  {name}: {reason}" for name, reason in skipped[:5])
+            raise SkippedFile(f"none of the {len(paths)} files in {data_path} was converted\n{listing}")
+        for writer in writers.values():
+            writer.publish()
+    finally:
+        for writer in writers.values():
+            writer.discard()
 
     metas = {}
     for benchmark in dataset.benchmarks:
@@ -357,8 +369,6 @@ def convert(dataset, data_path, out_folder, ignored=frozenset()):
             "ignored": sum(path.stem in ignored for path in paths),
             "skipped": [{"file": name, "reason": reason} for name, reason in skipped],
         }
-        for writer in parts.values():
-            writer.close()
         text = json.dumps(metas[benchmark], ensure_ascii=False, indent=1)
         (Path(out_folder) / benchmark / "meta.json").write_text(text + "\n", encoding="utf-8")
     return metas

@@ -4,6 +4,7 @@ The arrays on disk are made by convert_data.py and described in the README. Ever
 whole batch at once, by torch, where the data lies (CPU or GPU); one clip is a batch of one.
 """
 
+import copy
 import io
 import json
 import pickle
@@ -123,7 +124,7 @@ class Feeder(torch.utils.data.Dataset):
         self.random_move = random_move
         angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,) * 3
         self.transform = {"rotate": angles, "scale": rand_scale, "sheared": rand_shear}
-        self.random_matrix = any(angles) or rand_scale or rand_shear
+        self.random_matrix = bool(any(angles) or rand_scale or rand_shear)
 
     def _check(self, label_path, num_frame_path):
         shape, counts = self.data.shape, self.num_frame
@@ -172,6 +173,14 @@ class Feeder(torch.utils.data.Dataset):
         self.__dict__.update(state)
         if self.mmap:
             self.data = read_array(self.data_path, mmap=True)
+
+    def without_randomness(self):
+        """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
+        still = copy.copy(self)
+        still.p_low = still.p_high = 1.0
+        for option in ("random_crop", "random_cut", "random_place", "random_move", "random_matrix"):
+            setattr(still, option, False)
+        return still
 
     def to(self, device):
         """Move the data, so that batches are made on `device`; not for memory-mapped data."""

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from skeleton import KINECT_V2
 
-SETUP = 13  # S013: no clip made here by default bears a name on NTU's list of missing skeletons
+SETUP = 2  # S002: no clip made here by default bears a name on NTU's list of missing skeletons
 CAMERA_ANGLES = {1: 0.0, 2: 45.0, 3: -45.0}  # degrees around the performers
 FRAMES_PER_SECOND = 30
 

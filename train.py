@@ -122,16 +122,16 @@ def feeding(config):
 
 
 def open_data(config):
-    """The training part -> (training Feeder, the same clips without randomness, meta.json)."""
+    """The training part of the data -> (Feeder, meta.json)."""
     meta = read_meta(config.data)
-    same = feeding(config) | {"mmap": config.mmap}
     feeder = Feeder(
         *files(config.data, "train"),
         p_interval=tuple(config.crop),
         rand_rotate=tuple(config.rotate),
         rand_scale=config.scale,
         rand_shear=config.shear,
-        **same,
+        mmap=config.mmap,
+        **feeding(config),
     )
     meta.setdefault("classes", [str(i) for i in range(int(feeder.label.max()) + 1)])
     meta.setdefault("performer", {"train": list(range(len(feeder)))})
@@ -139,7 +139,7 @@ def open_data(config):
         raise ValueError(
             f"{config.data}/meta.json does not belong to the arrays beside it: convert the data again"
         )
-    return feeder, Feeder(*files(config.data, "train"), **same), meta
+    return feeder, meta
 
 
 def run_name(config):
@@ -169,7 +169,7 @@ def main(config, resume=False, overwrite=False):
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
 
-    feeder, still_feeder, meta = open_data(config)
+    feeder, meta = open_data(config)
     training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
     network = {
         field: getattr(config, field)
@@ -205,7 +205,7 @@ def main(config, resume=False, overwrite=False):
           f"{about['parameters']:,} parameters, on {about['device']}")  # fmt: skip
 
     batches = engine.loader(feeder, training, config.batch_size, True, config.workers, device)
-    check = engine.loader(still_feeder, held_out, config.batch_size, False, 0, device)
+    check = engine.loader(feeder.without_randomness(), held_out, config.batch_size, False, 0, device)
     for epoch in range(first_epoch, config.epochs + 1):
         began = time.perf_counter()
         line = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}

@@ -1,0 +1,61 @@
+"""Small data for all tests: synthetic raw files, converted once a session."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import convert_data
+import synthesize
+
+ACTIONS = (1, 10, 24, 58)  # one of them, 58, with two people
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    """A folder of 36 raw NTU files: 4 actions, performers 1-3 (3 is in the test part), 3 cameras."""
+    folder = tmp_path_factory.mktemp("raw")
+    synthesize.synthesize(folder, ACTIONS, performers=3, replications=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(raw, tmp_path_factory):
+    """The same, converted: a folder with xsub and xview."""
+    folder = tmp_path_factory.mktemp("data")
+    convert_data.convert(convert_data.DATASETS["ntu"], raw, folder)
+    return folder
+
+
+@pytest.fixture
+def write_part(tmp_path):
+    """A function that writes clips, a list of (T, C, V, M) arrays, as a part that Feeder reads, and
+    returns its three paths."""
+
+    def write(clips, labels=None, name="part", padded=False):
+        labels = list(range(len(clips))) if labels is None else labels
+        paths = [tmp_path / f"{name}_{ending}" for ending in ("data.npy", "label.pkl", "num_frame.npy")]
+        if padded:
+            array = np.zeros((len(clips), 3, max(map(len, clips)), *clips[0].shape[2:]), np.float32)
+            for row, clip in zip(array, clips, strict=True):
+                row[:, : len(clip)] = clip.swapaxes(0, 1)
+        else:
+            array = np.concatenate(clips)
+        np.save(paths[0], array)
+        paths[1].write_bytes(pickle.dumps(([f"clip{i}" for i in range(len(labels))], labels)))
+        np.save(paths[2], np.array([len(clip) for clip in clips]))
+        return paths
+
+    return write
+
+
+@pytest.fixture
+def clips():
+    """Five random clips (T, 3, 25, 2) of 1 to 150 frames; the second body is in the fourth only."""
+    rng = np.random.default_rng(0)
+    made = [rng.normal(size=(t, 3, 25, 2)).astype(np.float32) for t in (30, 1, 150, 60, 100)]
+    for i, clip in enumerate(made):
+        clip[:, 2] += 3
+        if i != 3:
+            clip[..., 1] = 0
+    return made

@@ -1,0 +1,331 @@
+import multiprocessing
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from feeder import ORIGINS, Feeder, body_axes, bone_length, first_pose
+from skeleton import KINECT_V1, KINECT_V2
+from transforms import apply, present, rotation
+
+RAW = {"origin_transfer": "none", "normalization": False}
+AUGMENTED = {
+    "p_interval": (0.5, 1.0),
+    "rand_rotate": 0.3,
+    "rand_scale": 0.1,
+    "rand_shear": 0.1,
+    "random_move": True,
+}
+
+
+@pytest.fixture
+def paths(write_part, clips):
+    return write_part(clips)
+
+
+def test_an_item(paths):
+    feeder = Feeder(*paths, window_size=64)
+    data, label = feeder[3]
+    assert data.shape == (3, 64, 25, 2) and data.dtype == torch.float32
+    assert label == 3 and label.dtype == torch.int64
+    assert len(feeder) == 5 and feeder.name[3] == "clip3"
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_one_clip_equals_the_same_clip_in_a_batch(paths, origin):
+    feeder = Feeder(*paths, window_size=64, origin_transfer=origin)
+    data, labels = feeder[range(5)]
+    for i in range(5):
+        torch.testing.assert_close(feeder[i][0], data[i])
+        assert feeder[i][1] == labels[i]
+
+
+def test_dataloader_makes_the_same_batches(paths):
+    feeder = Feeder(*paths, window_size=64)
+    data, labels = feeder[range(5)]
+    batches = list(DataLoader(feeder, batch_size=2))
+    torch.testing.assert_close(torch.cat([batch for batch, _ in batches]), data)
+    assert torch.cat([batch for _, batch in batches]).tolist() == labels.tolist()
+
+
+def test_dataloader_asks_for_whole_batches(paths, monkeypatch):
+    sizes = []
+    batch = Feeder.batch
+    monkeypatch.setattr(
+        Feeder, "batch", lambda self, index: sizes.append(len(index)) or batch(self, index)
+    )
+    list(DataLoader(Feeder(*paths), batch_size=4))
+    assert sizes == [4, 1]
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_worker_processes_started_by_spawn(paths, mmap):
+    """As on Windows: the Feeder is pickled, and a memory map is opened again."""
+    feeder = Feeder(*paths, window_size=64, mmap=mmap)
+    spawn = multiprocessing.get_context("spawn")
+    loader = DataLoader(feeder, batch_size=3, num_workers=1, multiprocessing_context=spawn)
+    data = torch.cat([batch for batch, _ in loader])
+    torch.testing.assert_close(data, feeder[range(5)][0])
+    if mmap:
+        assert len(pickle.dumps(feeder)) < 10_000
+
+
+@pytest.mark.parametrize("options", [{}, {"crop_resize": False}])
+def test_evaluation_is_the_same_every_time(paths, options):
+    """The original cropped longer clips at random in the test too."""
+    feeder = Feeder(*paths, window_size=50, **options)
+    first = feeder[range(5)][0]
+    torch.manual_seed(1)
+    assert torch.equal(feeder[range(5)][0], first)
+    assert torch.equal(Feeder(*paths, window_size=50, **options)[range(5)][0], first)
+
+
+def test_random_options_vary_and_a_generator_repeats_them(paths):
+    feeder = Feeder(*paths, window_size=50, **AUGMENTED)
+    one, two = feeder[range(5)][0], feeder[range(5)][0]
+    assert not torch.equal(one, two)
+    drawn = [feeder.batch(range(5), torch.Generator().manual_seed(7))[0] for _ in range(2)]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("normalization", [False, True])
+def test_absent_bodies_stay_exactly_zero(paths, origin, normalization):
+    """In the original they were moved to minus the first body's centre."""
+    feeder = Feeder(
+        *paths, window_size=64, origin_transfer=origin, normalization=normalization, **AUGMENTED
+    )
+    data = feeder[range(5)][0]
+    assert not data[[0, 1, 2, 4], ..., 1].any()
+    assert present(data)[3].all() and data.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [AUGMENTED, {"crop_resize": False, "random_valid_choose": True}])
+def test_without_randomness_is_how_a_test_is_fed(paths, options):
+    feeder = Feeder(*paths, window_size=50, **options)
+    still = feeder.without_randomness()
+    plain = Feeder(*paths, window_size=50, crop_resize=options.get("crop_resize", True))
+    assert torch.equal(still[range(5)][0], plain[range(5)][0])
+    assert still.data is feeder.data
+    assert not torch.equal(feeder[range(5)][0], still[range(5)][0])
+
+
+def test_a_whole_clip_is_resized(paths, clips):
+    data = Feeder(*paths, window_size=50, **RAW)[4][0]
+    np.testing.assert_allclose(data[:, 0], clips[4][0], atol=1e-6)
+    np.testing.assert_allclose(data[:, -1], clips[4][-1], atol=1e-5)
+    at = 99 * 10 / 49  # position of frame 10 of the window
+    expected = clips[4][20] * (21 - at) + clips[4][21] * (at - 20)
+    np.testing.assert_allclose(data[:, 10], expected, atol=1e-5)
+
+
+def test_a_crop_takes_the_middle_and_fills_up_with_zeros(paths, clips):
+    feeder = Feeder(*paths, window_size=100, crop_resize=False, **RAW)
+    np.testing.assert_array_equal(feeder[2][0].transpose(0, 1), clips[2][25:125])
+    np.testing.assert_array_equal(feeder[0][0][:, :30].transpose(0, 1), clips[0])
+    assert not feeder[0][0][:, 30:].any()
+
+
+@pytest.mark.parametrize(
+    "option, long_varies, short_varies",
+    [
+        ("random_choose", True, False),
+        ("random_shift", False, True),
+        ("random_valid_choose", True, True),
+    ],
+)
+def test_random_windows(paths, clips, option, long_varies, short_varies):
+    feeder = Feeder(*paths, window_size=100, crop_resize=False, **{option: True}, **RAW)
+    long, short = (torch.stack([feeder[i][0] for _ in range(20)]) for i in (2, 0))
+    assert (long != long[0]).any() == long_varies
+    assert (short != short[0]).any() == short_varies
+    assert (present(short).sum((1, 2)) == 30).all()  # wherever it lies, it is whole
+    for one in long:  # consecutive frames of the clip
+        start = int(np.abs(clips[2] - one[:, 0].numpy()).sum((1, 2, 3)).argmin())
+        np.testing.assert_array_equal(one.transpose(0, 1), clips[2][start : start + 100])
+
+
+def test_window_zero_is_the_longest_clip(paths):
+    assert Feeder(*paths, window_size=0)[0][0].shape == (3, 150, 25, 2)
+
+
+def test_origins(paths):
+    root = KINECT_V2.root
+    data = {
+        o: Feeder(*paths, window_size=60, origin_transfer=o, normalization=False)[3][0] for o in ORIGINS
+    }
+    raw = data["none"]
+    assert torch.equal(
+        Feeder(*paths, window_size=60, origin_transfer=False, normalization=False)[3][0], raw
+    )
+    assert not data["each"][:, :, root].any()
+    centre = raw[:, :, root, 0]
+    torch.testing.assert_close(data["first"], raw - centre[:, :, None, None])
+    torch.testing.assert_close(data["start"], raw - centre[:, :1, None, None])
+    # Turned, not bent: distances are those of the room.
+    torch.testing.assert_close(data["view"].norm(dim=0), data["start"].norm(dim=0))
+
+
+@pytest.mark.parametrize("zero", [0, 2, True, "hips"])
+def test_an_unknown_origin_lists_the_choices(paths, zero):
+    with pytest.raises(ValueError, match="none, first, each, start, view"):
+        Feeder(*paths, origin_transfer=zero)
+
+
+def test_view_does_not_depend_on_where_the_camera_stands(write_part, clips):
+    clip = torch.from_numpy(clips[3]).permute(1, 0, 2, 3)[None]
+    turn = rotation(torch.tensor([[0.2, 1.1, -0.1]]))
+    moved = apply(clip, turn) + torch.tensor([0.5, -0.3, 2.0]).view(1, 3, 1, 1, 1)
+    seen = [Feeder(*write_part([c[0].transpose(0, 1).numpy()], name=str(i)), window_size=60)[0][0]
+            for i, c in enumerate((clip, moved))]  # fmt: skip
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-4, rtol=1e-4)
+
+
+def test_body_axes_of_a_body_facing_the_camera_are_the_camera_s():
+    from plot import standing_body
+
+    for layout in (KINECT_V1, KINECT_V2):
+        pose = torch.zeros(2, 3, len(layout.joints))
+        pose[0, :2] = torch.from_numpy(standing_body(layout).T)
+        axes = body_axes(pose, layout)
+        torch.testing.assert_close(axes, torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)
+
+
+def test_first_pose_waits_for_the_first_body(clips):
+    clip = torch.from_numpy(clips[3]).permute(1, 0, 2, 3)[None].clone()
+    clip[:, :, :7, :, 0] = 0
+    assert torch.equal(first_pose(clip)[0], clip[0, :, 7, :, 0])
+    clip[..., 0] = 0
+    assert torch.equal(first_pose(clip)[0], clip[0, :, 0, :, 1])
+
+
+def test_normalization_gives_tall_and_short_people_one_scale(write_part, clips):
+    small = Feeder(*write_part([clips[0]], name="a"), window_size=30)[0][0]
+    tall = Feeder(*write_part([clips[0] * 1.3], name="b"), window_size=30)[0][0]
+    torch.testing.assert_close(small, tall)
+    torch.testing.assert_close(bone_length(small[None], KINECT_V2), torch.ones(1))
+
+
+def test_a_clip_of_nobody_is_all_zeros(write_part, clips):
+    nobody = np.zeros((5, 3, 25, 2), np.float32)
+    for options in ({}, AUGMENTED, {"crop_resize": False}):
+        feeder = Feeder(*write_part([clips[0], nobody]), window_size=20, **options)
+        assert not feeder[1][0].any()
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_clip_without_frames_is_all_zeros(write_part, clips, position):
+    three = [clips[0], clips[3], clips[4]]
+    three[position] = clips[0][:0]
+    for options in ({}, AUGMENTED, {"crop_resize": False}):
+        data = Feeder(*write_part(three), window_size=20, **options)[range(3)][0]
+        assert data.flatten(1).any(1).tolist() == [i != position for i in range(3)]
+
+
+def test_a_clip_of_one_frame_stands_still(paths):
+    data = Feeder(*paths, window_size=20)[1][0]
+    assert present(data[None])[0, :, 0].all()
+    torch.testing.assert_close(data, data[:, :1].expand_as(data))
+
+
+@pytest.mark.parametrize("options", [{}, {"crop_resize": False}, {"mmap": True}])
+def test_padded_arrays_give_the_same_items(write_part, clips, options):
+    packed = Feeder(*write_part(clips, name="packed"), window_size=80, **options)
+    padded = Feeder(*write_part(clips, name="padded", padded=True), window_size=80, **options)
+    torch.testing.assert_close(padded[range(5)][0], packed[range(5)][0])
+
+
+def test_mmap_gives_the_same_items(paths):
+    options = {"window_size": 80}
+    assert torch.equal(
+        Feeder(*paths, mmap=True, **options)[[3, 0]][0], Feeder(*paths, **options)[[3, 0]][0]
+    )
+
+
+def test_debug_takes_a_hundred_clips(write_part):
+    feeder = Feeder(*write_part([np.ones((2, 3, 25, 2), np.float32)] * 120), debug=True)
+    assert len(feeder) == 100 and feeder[range(100)][0].shape[0] == 100
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_batches(paths):
+    here, there = Feeder(*paths, window_size=64), Feeder(*paths, window_size=64).to("cuda")
+    torch.testing.assert_close(there[range(5)][0].cpu(), here[range(5)][0], atol=1e-5, rtol=1e-5)
+    assert there[range(5)][0].device.type == "cuda"
+
+
+# --- Bad input --------------------------------------------------------------------------------------
+
+
+def test_missing_data_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train_data.npy is missing.*python convert_data.py"):
+        Feeder(*(tmp_path / f"train_{e}" for e in ("data.npy", "label.pkl", "num_frame.npy")))
+
+
+def test_labels_of_other_data(paths, write_part, clips):
+    other = write_part(clips[:3], name="other")
+    with pytest.raises(ValueError, match=r"different numbers of clips: .*other_label.pkl 3.* 5"):
+        Feeder(paths[0], other[1], paths[2])
+    with pytest.raises(ValueError, match=r"convert_data\.py"):
+        Feeder(other[0], *paths[1:])
+
+
+def test_labels_that_are_not_labels(write_part, clips):
+    paths = write_part(clips[:2], labels=[0, -1])
+    with pytest.raises(ValueError, match=r"label\.pkl"):
+        Feeder(*paths)
+    paths[1].write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"label.pkl is not a pickle"):
+        Feeder(*paths)
+
+
+class Malicious:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.folder),))
+
+
+def test_a_malicious_pickle_is_not_run(paths, tmp_path):
+    attack = pickle.dumps((["a"], [Malicious(tmp_path / "attacked")]))
+    paths[1].write_bytes(attack)
+    with pytest.raises(ValueError, match=r"label\.pkl"):
+        Feeder(*paths)
+    assert not (tmp_path / "attacked").exists()
+    pickle.loads(attack)
+    assert (tmp_path / "attacked").exists()
+
+
+def test_damaged_arrays(paths):
+    paths[0].write_bytes(paths[0].read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"data\.npy is damaged"):
+        Feeder(*paths)
+
+
+def test_arrays_of_other_shapes(paths):
+    np.save(paths[0], np.zeros((10, 75)))
+    with pytest.raises(ValueError, match=r"neither \(frames, C, V, M\)"):
+        Feeder(*paths)
+
+
+def test_an_unknown_layout_is_named(write_part):
+    clip = np.ones((4, 3, 18, 2), np.float32)
+    with pytest.raises(ValueError, match=r"18 joints.*25 \(kinect-v2\), 20 \(kinect-v1\)"):
+        Feeder(*write_part([clip]))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"random_choose": True}, "crop_resize=False"),
+        ({"p_interval": (0.9, 0.5)}, "p_interval"),
+        ({"p_interval": 0}, "p_interval"),
+    ],
+)
+def test_options_that_exclude_each_other(paths, options, message):
+    with pytest.raises(ValueError, match=message):
+        Feeder(*paths, **options)

@@ -1,0 +1,192 @@
+"""Every script as a command, on the CPU, from converted files to pictures."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--units=12", "--part_units=6", "--window=16", "--spatial_window=16", "--batch_size=8",
+    "--epochs=2", "--milestones", "1", "--held_out=0.3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, raw):
+    """A folder in which the commands run one after the other, with its converted data."""
+    folder = tmp_path_factory.mktemp("workplace")
+    done = run(folder, "convert_data.py", "--data_path", raw)
+    assert "NTU-RGB-D/xsub: 24 training clips, 12 test clips" in done.stdout
+    assert "NTU-RGB-D/xview: 24 training clips, 12 test clips" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    done = run(workplace, "train.py", *TINY)
+    assert "python test.py" in done.stdout
+    return workplace / "checkpoints" / "xview-traversal-hierarchical"
+
+
+def run(folder, script, *arguments, fails=False):
+    # A GPU would make the numbers differ between machines; these tests are about the commands.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def picture(path):
+    """Size in pixels (height, width) of a picture that shows something."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    assert pixels.std() > 0.02
+    return pixels.shape[:2]
+
+
+def test_synthesize(tmp_path):
+    done = run(tmp_path, "synthesize.py", "--actions", 7, "--performers", 1, "--replications", 1)
+    assert "3 files in demo/raw" in done.stdout
+    assert len(list((tmp_path / "demo/raw").glob("*.skeleton"))) == 3
+    assert "no actions [99]" in run(tmp_path, "synthesize.py", "--actions", 99, fails=True).stderr
+
+
+def test_convert_reports_what_it_skipped(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_bytes(b"")
+    (tmp_path / "ignored.txt").write_text("S002C001P001R001A001\nS002C002P001R001A001.skeleton\n")
+    done = run(tmp_path, "convert_data.py", "--data_path", "raw", "--out_folder", "out",
+               "--ignored_sample_path", "ignored.txt")  # fmt: skip
+    assert "skipped S001C001P001R001A001.skeleton: empty" in done.stdout
+    assert "left out as listed in ignored.txt: 2" in done.stdout
+    assert json.loads((tmp_path / "out/xsub/meta.json").read_text())["clips"] == {
+        "train": 22,
+        "val": 12,
+    }
+
+
+def test_convert_without_data(tmp_path):
+    done = run(tmp_path, "convert_data.py", fails=True)
+    assert "no *.skeleton files in nturgb+d_skeletons" in done.stderr and "--data_path" in done.stderr
+    done = run(tmp_path, "convert_data.py", "--ignored_sample_path", "gone.txt", fails=True)
+    assert "gone.txt" in done.stderr
+
+
+def test_train_writes_its_folder(trained):
+    assert {p.name for p in trained.iterdir()} >= {"config.json", "log.jsonl", "last.pt", "best.pt"}
+    picture(trained / "curves.png")
+    assert len((trained / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_resume(trained, workplace):
+    """--resume on the command line equals the uninterrupted run, with nothing else repeated."""
+    run(workplace, "train.py", *TINY, "--name", "broken", "--epochs", 1)
+    run(workplace, "train.py", "--name", "broken", "--resume", "--epochs", 2)
+
+    def losses(folder):
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        return [(line["train"], line["held_out"]) for line in lines]
+
+    assert losses(workplace / "checkpoints/broken") == losses(trained)
+    done = run(workplace, "train.py", "--name", "broken", "--resume", "--units", 13, fails=True)
+    assert "a resumed run keeps its settings; differing here: units" in done.stderr
+    done = run(workplace, "train.py", "--name", "gone", "--resume", fails=True)
+    assert "last.pt is missing" in done.stderr
+
+
+def test_train_errors(trained, workplace, tmp_path):
+    done = run(tmp_path, "train.py", fails=True)
+    assert "NTU-RGB-D/xview/train_data.npy is missing" in done.stderr
+    assert "python convert_data.py" in done.stderr
+    assert "--overwrite" in run(workplace, "train.py", *TINY, fails=True).stderr
+    done = run(workplace, "train.py", *TINY, "--name", "x", "--spatial", "tree", fails=True)
+    assert "choose from chain, traversal" in done.stderr
+    done = run(workplace, "train.py", *TINY, "--name", "x", "--window", 8, fails=True)
+    assert "8 frames are shorter than the spatial window of 16" in done.stderr
+    assert not (workplace / "checkpoints" / "x" / "last.pt").exists()
+
+
+def test_test(trained, workplace):
+    done = run(workplace, "test.py", trained / "best.pt")
+    record = json.loads((trained / "test.json").read_text(encoding="utf-8"))
+    assert record["clips"] == 12 and record["data"] == "NTU-RGB-D/xview"
+    for stream in ("temporal", "spatial", "fused"):
+        values = record["results"][stream]
+        assert 0 <= values["accuracy"] <= values["top5"] <= 1
+        assert f"{stream:9s} {100 * values['accuracy']:6.2f} %" in done.stdout
+    assert {name: entry["clips"] for name, entry in record["per_class"].items()} == {
+        "drink water": 3, "clapping": 3, "kicking something": 3, "handshaking": 3}  # fmt: skip
+    weighted = sum(e["clips"] * e["accuracy"] for e in record["per_class"].values()) / 12
+    assert weighted == pytest.approx(record["results"]["fused"]["accuracy"])
+    picture(trained / "confusion.png")
+
+    run(workplace, "test.py", trained / "best.pt", "--batch_size", 5, "--mmap", "--workers", 1)
+    again = json.loads((trained / "test.json").read_text(encoding="utf-8"))["results"]
+    for stream, values in record["results"].items():
+        assert again[stream] == pytest.approx(values, abs=1e-5)
+    run(workplace, "test.py", trained / "best.pt", "--temporal_weight", 1)
+    again = json.loads((trained / "test.json").read_text(encoding="utf-8"))["results"]
+    assert again["fused"] == pytest.approx(again["temporal"], abs=1e-6)
+
+
+def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
+    def fails(*arguments):
+        return run(workplace, "test.py", *arguments, fails=True).stderr
+
+    assert "gone.pt is missing" in fails("gone.pt")
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    assert "not a checkpoint" in fails(tmp_path / "bad.pt")
+    assert "val_data.npy is missing" in fails(trained / "best.pt", "--data", tmp_path)
+
+    other = tmp_path / "classes"
+    shutil.copytree(workplace / "NTU-RGB-D/xview", other)
+    meta = json.loads((other / "meta.json").read_text(encoding="utf-8"))
+    (other / "meta.json").write_text(json.dumps(meta | {"classes": ["jump", "run"]}), encoding="utf-8")
+    message = fails(trained / "best.pt", "--data", other)
+    assert "tells 60 classes apart" in message and "--data" in message
+
+    other = tmp_path / "layout"
+    other.mkdir()
+    np.save(other / "val_data.npy", np.ones((6, 3, 20, 2), np.float32))
+    np.save(other / "val_num_frame.npy", np.array([4, 2]))
+    (other / "val_label.pkl").write_bytes(pickle.dumps((["a", "b"], [0, 1])))
+    message = fails(trained / "best.pt", "--data", other)
+    assert "kinect-v2 (25 joints)" in message and "kinect-v1 (20 joints)" in message
+
+
+def test_plot(trained, workplace):
+    out = workplace / "pictures"
+    height, width = {}, {}
+    for name, *sources in (
+        ("curves", trained), ("curves", trained, workplace / "checkpoints/broken"),
+        ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",),
+    ):  # fmt: skip
+        path = out / f"{name}{len(sources)}.png"
+        run(workplace, "plot.py", name, *sources, "--out", path)
+        height[path.stem], width[path.stem] = picture(path)
+    assert min(width.values()) > 700 and min(height.values()) > 300
+    assert "needs a folder" in run(workplace, "plot.py", "curves", fails=True).stderr
+    assert "log.jsonl is missing" in run(workplace, "plot.py", "curves", out, fails=True).stderr
+
+
+def test_every_script_explains_itself(tmp_path):
+    for script in ("convert_data.py", "train.py", "test.py", "plot.py", "synthesize.py"):
+        assert "usage:" in run(tmp_path, script, "--help").stdout
+
+
+def test_importing_does_nothing(tmp_path):
+    names = [path.stem for path in ROOT.glob("*.py") if path.stem != "test"]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout and not list(tmp_path.iterdir()), done.stderr

@@ -1,0 +1,142 @@
+import pytest
+import torch
+
+import transforms
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def data():
+    """(4, 3, 10, 5, 2), the second body only in clip 2, clip 3 empty."""
+    data = torch.randn(4, 3, 10, 5, 2, generator=generator()) + 2
+    data[[0, 1, 3], ..., 1] = 0
+    data[3] = 0
+    data[1, :, 4] = 0
+    return data
+
+
+RANDOM = {
+    "matrix": lambda data, g: transforms.apply(
+        data, transforms.random_matrix(len(data), (0.5, 0.5, 0.5), 0.2, 0.2, g)
+    ),
+    "move": lambda data, g: transforms.random_move(data, generator=g),
+}
+EACH = pytest.mark.parametrize("transform", RANDOM.values(), ids=RANDOM.keys())
+
+
+def test_a_rotation_is_orthogonal_and_keeps_lengths(data):
+    """The original multiplied rotation matrices element by element."""
+    matrix = transforms.rotation(torch.randn(4, 3, generator=generator()))
+    assert torch.allclose(matrix @ matrix.mT, torch.eye(3).expand(4, 3, 3), atol=1e-6)
+    assert torch.allclose(torch.linalg.det(matrix), torch.ones(4), atol=1e-6)
+    turned = transforms.apply(data, matrix)
+    assert torch.allclose(turned.norm(dim=1), data.norm(dim=1), atol=1e-5)
+
+
+def test_a_quarter_turn_about_each_axis():
+    quarter = torch.pi / 2 * torch.eye(3)
+    x, y, z = transforms.rotation(quarter).unbind()
+    axes = torch.eye(3)
+    assert torch.allclose(x @ axes[1], axes[2], atol=1e-6)
+    assert torch.allclose(y @ axes[2], axes[0], atol=1e-6)
+    assert torch.allclose(z @ axes[0], axes[1], atol=1e-6)
+
+
+def test_scaling_and_shear():
+    point = torch.tensor([1.0, 2.0, 3.0])
+    assert torch.equal(transforms.scaling(torch.tensor([2.0, 3.0, 4.0])) @ point,
+                       torch.tensor([2.0, 6.0, 12.0]))  # fmt: skip
+    sheared = transforms.shear(torch.tensor([1.0, 0, 0, 10.0, 0, 0])) @ point
+    assert torch.equal(sheared, torch.tensor([1.0 + 2, 2 + 30, 3]))
+    assert torch.equal(transforms.shear(torch.zeros(6)), torch.eye(3))
+
+
+def test_random_matrices_stay_within_their_bounds():
+    def draw(**kwargs):
+        return transforms.random_matrix(2000, generator=generator(), **kwargs)
+
+    angle = torch.arccos(
+        ((draw(rotate=(0, 0.3, 0)).diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)
+    )
+    assert 0.28 < angle.max() <= 0.3 + 1e-3
+    stretch = draw(scale=0.2).diagonal(dim1=1, dim2=2)
+    assert 0.8 <= stretch.min() < 0.81 and 1.19 < stretch.max() <= 1.2
+    amounts = draw(sheared=0.1) - torch.eye(3)
+    assert 0.099 < amounts.abs().max() <= 0.1
+    assert torch.equal(draw(), torch.eye(3).expand(2000, 3, 3))
+
+
+@EACH
+def test_absent_bodies_stay_exactly_zero(transform, data):
+    moved = transform(data, generator())
+    assert torch.equal(transforms.present(moved), transforms.present(data))
+    assert not moved[3].any() and not moved[0, ..., 1].any() and not moved[1, :, 4].any()
+    assert moved[2, ..., 1].any() and not torch.allclose(moved[2], data[2], atol=1e-3)
+
+
+@EACH
+def test_the_generator_decides_alone(transform, data):
+    before = data.clone()
+    first, again = transform(data, generator(1)), transform(data, generator(1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, transform(data, generator(2)))
+    assert torch.equal(data, before)  # pure: the input is untouched
+
+
+@EACH
+def test_each_clip_draws_its_own(transform):
+    same = torch.ones(2, 3, 10, 5, 1)
+    one, two = transform(same, generator())
+    assert not torch.allclose(one, two)
+
+
+def test_crop_takes_consecutive_frames_inside_the_clip():
+    frames = torch.tensor([100, 100, 100, 40, 40])
+    cut = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3])
+    lie = torch.tensor([0.3, 0.3, 0.3, 0.0, 1.0])
+    window = transforms.crop(frames, 60, (cut, lie))
+    assert window[:, 0].tolist() == [0, 40, 40, 0, -20]
+    assert (window.diff(dim=1) == 1).all()
+
+
+def test_the_default_crop_is_the_middle():
+    assert transforms.crop(torch.tensor([101]), 1)[0, 0] == 50
+
+
+def test_random_crops_reach_every_start():
+    draw = transforms.uniform(0, 1, 2000, generator())
+    starts = transforms.crop(torch.full((2000,), 12), 8, (draw, 0.0))[:, 0]
+    assert starts.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_crop_resize_spans_the_share():
+    frames = torch.tensor([101, 101, 1])
+    whole = transforms.crop_resize(frames, 11, 1.0, 0.5)
+    assert torch.allclose(whole[0], torch.arange(0, 101, 10.0))
+    assert not whole[2].any()
+    half = transforms.crop_resize(frames, 11, torch.tensor([0.5] * 3), torch.tensor([0.0, 1.0, 1.0]))
+    assert torch.allclose(half[0, [0, -1]], torch.tensor([0.0, 49.5]))
+    assert torch.allclose(half[1, [0, -1]], torch.tensor([50.5, 100.0]))
+
+
+def read(clip):
+    """A frames function for `sample` over one clip (C, T, V, M)."""
+    return lambda rows, frame: clip[:, frame].permute(1, 2, 0, 3, 4)
+
+
+def test_sample_interpolates_and_leaves_the_outside_empty():
+    clip = torch.arange(1, 5.0).view(1, 4, 1, 1).expand(3, 4, 2, 1)
+    positions = torch.tensor([[-1, 0, 0.5, 2.25, 3, 4]])
+    values = transforms.sample(read(clip), positions, torch.tensor([4]))[0, 0, :, 0, 0]
+    assert values.tolist() == [0, 1, 1.5, 3.25, 4, 0]
+
+
+def test_sample_never_draws_a_lost_body_towards_the_origin():
+    clip = torch.ones(3, 4, 2, 1)
+    clip[:, 1] = 0  # lost for a frame
+    positions = torch.tensor([[0, 0.25, 0.75, 1, 1.25, 1.75, 2]])
+    values = transforms.sample(read(clip), positions, torch.tensor([4]))
+    assert values[0, 0, :, 0, 0].tolist() == [1, 1, 1, 0, 1, 1, 1]
