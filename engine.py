@@ -1,6 +1,7 @@
 """Train for an epoch, evaluate, save and load checkpoints. Takes model and data as arguments."""
 
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -13,6 +14,13 @@ from skeleton import Layout
 
 VERSION = 1  # of the checkpoint format
 STREAMS = ("temporal", "spatial", "fused")
+
+
+def device_name(device):
+    """What the device is called: the GPU's name, or the processor's kind."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def loader(feeder, clips, batch_size, shuffle, workers=0, device="cpu"):

@@ -9,8 +9,8 @@ frames, changed body IDs and ghost bodies. The actions bear NTU's numbers and na
 here is a measurement: accuracy on this data says that the pipeline works, not how well it does on
 people.
 
-Axes as a Kinect's: x to the right of the picture, y up, z away from the camera, in metres. A body at
-rest faces the camera, so its left hand has the smaller x.
+Axes as a Kinect's: x to the camera's left (its pictures are mirror images), y up, z away from the
+camera, in metres. A body at rest faces the camera, so its left hand has the smaller x.
 """
 
 import argparse

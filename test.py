@@ -9,6 +9,7 @@ and its feeding are rebuilt from the checkpoint alone.
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -98,6 +99,10 @@ def main():
         "per_class": per_class,
         "config": checkpoint["config"],
         "commit": checkpoint["commit"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": engine.device_name(arguments.device),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
     }
     out = arguments.checkpoint.parent
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"

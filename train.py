@@ -197,7 +197,7 @@ def main(config, resume=False, overwrite=False):
     else:
         log.write_text("", encoding="utf-8")
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
-             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+             "device": engine.device_name(device),
              "clips": {"training": len(training), "held_out": len(held_out)},
              "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -159,7 +159,8 @@ def test_other_things_in_the_folder(tmp_path):
     reasons = {item["file"]: item["reason"] for item in meta["skipped"]}
     assert "the name is not of the form" in reasons["walk.skeleton"]
     assert "action 61" in reasons[NAME.replace("A010", "A061")]
-    assert "directory" in reasons[NAME.replace("P001", "P002")].lower()
+    reason = reasons[NAME.replace("P001", "P002")]  # on Windows the system says it otherwise
+    assert "directory" in reason.lower() or "permission" in reason.lower()
 
 
 def test_nothing_to_convert(tmp_path):
