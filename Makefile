@@ -15,6 +15,7 @@ DEMO_RUN := checkpoints/demo
 .PHONY: demo test lint figures clean
 
 demo: .venv/running
+	rm -rf demo
 	$(RUN) synthesize.py --out demo/raw
 	$(RUN) convert_data.py --data_path demo/raw --out_folder demo
 	$(RUN) train.py --setting demo --name demo --overwrite

@@ -108,6 +108,8 @@ def parse_skeleton(content):
         raise SkippedFile(f"line {at + 1}: not a skeleton file") from None
     if not rows:
         raise SkippedFile("no body in any frame")
+    if len(rows[-1].split()) != 12:  # the other rows are followed by something
+        raise SkippedFile("truncated: ends inside a joint")
     try:
         joints = np.loadtxt(rows, usecols=(0, 1, 2), ndmin=2).reshape(-1, 25, 3)
     except ValueError as error:
@@ -150,7 +152,7 @@ def follow_bodies(frame_of, body_ids, joints):
         spread = np.ptp(joints[rows], axis=1)
         return len(rows) <= GHOST_FRAMES or np.median(spread[:, 0] / spread[:, 1]) > GHOST_WIDTH
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # a body as flat as a line is a ghost too
+    with np.errstate(divide="ignore", invalid="ignore"):  # no height at all: infinitely wide
         bodies = [rows for rows in tracks if not is_ghost(rows)] or [max(tracks, key=len)]
     bodies.sort(key=lambda rows: joints[rows].var(axis=0).sum(), reverse=True)
 
@@ -169,20 +171,30 @@ def read_ntu(path):
     if not 1 <= action <= len(NTU_CLASSES):
         raise SkippedFile(f"action {action} is not one of the {len(NTU_CLASSES)} of NTU RGB+D")
     data = follow_bodies(*parse_skeleton(path.read_bytes()))
+    if not len(data):
+        raise SkippedFile("all bodies are zero")
     return Clip(path.stem, action - 1, performer, camera, data)
 
 
 # --- Northwestern-UCLA and UTD-MHAD (Kinect v1) -----------------------------------------------------
 
 
+NW_UCLA_CLASSES = class_names("nw_ucla")
+UTD_MHAD_CLASSES = class_names("utd_mhad")
+
+
 def one_body(joints):
     """(T, V, C) of the only body -> float32 (T, C, V, M)."""
-    joints = np.asarray(joints, np.float32)
-    if joints.ndim != 3 or joints.shape[1:] != (20, 3) or not len(joints):
-        raise SkippedFile(f"joints of shape {joints.shape}, not (frames, 20, 3)")
+    count = len(KINECT_V1.joints)
+    try:
+        joints = np.asarray(joints, np.float32)
+    except (ValueError, TypeError) as error:
+        raise SkippedFile(f"the joints are not an array of numbers: {error}") from None
+    if joints.ndim != 3 or joints.shape[1:] != (count, 3) or not len(joints):
+        raise SkippedFile(f"joints of shape {joints.shape}, not (frames, {count}, 3)")
     if not np.isfinite(joints).all():
         raise SkippedFile("a coordinate is not finite")
-    data = np.zeros((len(joints), 3, 20, MAX_BODIES), np.float32)
+    data = np.zeros((len(joints), 3, count, MAX_BODIES), np.float32)
     data[..., 0] = joints.swapaxes(1, 2)
     return data
 
@@ -195,10 +207,10 @@ def read_nw_ucla(path):
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         label, joints = int(content["label"]) - 1, content["skeletons"]
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise SkippedFile(f"not JSON with label and skeletons: {error}") from None
-    if not 0 <= label < 10:
-        raise SkippedFile(f"label {label + 1} is not one of 1-10")
+    if not 0 <= label < len(NW_UCLA_CLASSES):
+        raise SkippedFile(f"label {label + 1} is not one of 1-{len(NW_UCLA_CLASSES)}")
     return Clip(path.stem, label, *map(int, fields.groups()), one_body(joints))
 
 
@@ -212,8 +224,8 @@ def read_utd_mhad(path):
     if not fields:
         raise SkippedFile("the name is not of the form a1_s1_t1_skeleton.mat")
     action, performer = map(int, fields.groups())
-    if not 1 <= action <= 27:
-        raise SkippedFile(f"action {action} is not one of 1-27")
+    if not 1 <= action <= len(UTD_MHAD_CLASSES):
+        raise SkippedFile(f"action {action} is not one of 1-{len(UTD_MHAD_CLASSES)}")
     try:
         joints = scipy.io.loadmat(path, variable_names="d_skel")["d_skel"]
         joints = joints.transpose(2, 0, 1)[:, UTD_MHAD_JOINTS]
@@ -243,7 +255,7 @@ DATASETS = {
         pattern="*.json",
         read=read_nw_ucla,
         layout=KINECT_V1,
-        classes=class_names("nw_ucla"),
+        classes=NW_UCLA_CLASSES,
         benchmarks={"xview": lambda clip: clip.camera in (1, 2)},
         data_path="all_sqe",
         out_folder="NW-UCLA",
@@ -253,7 +265,7 @@ DATASETS = {
         pattern="*.mat",
         read=read_utd_mhad,
         layout=KINECT_V1,
-        classes=class_names("utd_mhad"),
+        classes=UTD_MHAD_CLASSES,
         benchmarks={"xsub": lambda clip: clip.performer % 2 == 1},
         data_path="Skeleton",
         out_folder="UTD-MHAD",
@@ -315,10 +327,14 @@ class PartWriter:
 
 def read_clips(dataset, paths, ignored, skipped):
     """Yield the clips of `paths`, with a progress bar; append (file, reason) to `skipped`."""
-    for path in tqdm(paths, unit=" clips", desc=dataset.title):
+    seen = {}
+    for path in tqdm(paths, dataset.title, unit=" clips", disable=None):
         if path.stem in ignored:
             continue
         try:
+            if path.stem in seen:
+                raise SkippedFile(f"the same name as {seen[path.stem]}")
+            seen[path.stem] = path
             yield dataset.read(path)
         except (SkippedFile, OSError) as error:
             skipped.append((path.name, getattr(error, "strerror", None) or str(error)))

@@ -16,6 +16,16 @@ VERSION = 1  # of the checkpoint format
 STREAMS = ("temporal", "spatial", "fused")
 
 
+def open_device(name=""):
+    """A torch.device by name; "": the GPU when there is one. ValueError where it cannot be used."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device '{name}' cannot be used here ({reason}): try cpu") from error
+
+
 def device_name(device):
     """What the device is called: the GPU's name, or the processor's kind."""
     if torch.device(device).type == "cuda":
@@ -29,8 +39,7 @@ def loader(feeder, clips, batch_size, shuffle, workers=0, device="cpu"):
         feeder,
         sampler=BatchSampler(SubsetRandomSampler(clips) if shuffle else clips, batch_size, False),
         batch_size=None,
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        num_workers=workers,  # not persistent: each epoch seeds them anew, so a resumed one can too
         pin_memory=torch.device(device).type == "cuda",
     )
 
@@ -43,7 +52,7 @@ def train_epoch(model, batches, optimizer, device, description=""):
     """
     model.train()
     metrics = Metrics(model)
-    for data, label in tqdm(batches, desc=description, leave=False, unit=" batches"):
+    for data, label in tqdm(batches, description, leave=False, disable=None):
         data, label = data.to(device, non_blocking=True), label.to(device, non_blocking=True)
         scores = model(data)
         loss = cross_entropy(scores.temporal, label) + cross_entropy(scores.spatial, label)
@@ -63,7 +72,7 @@ def evaluate(model, batches, device, description=""):
     spatial and fused, labels (N,)), on the CPU."""
     model.eval()
     metrics, posteriors, labels = Metrics(model), [], []
-    for data, label in tqdm(batches, desc=description, leave=False, unit=" batches"):
+    for data, label in tqdm(batches, description, leave=False, disable=None):
         label = label.to(device, non_blocking=True)
         scores = model(data.to(device, non_blocking=True))
         posteriors.append(metrics.add(scores, label))

@@ -96,9 +96,17 @@ class Feeder(torch.utils.data.Dataset):
                 "crop_resize fills the window with the clip, which leaves nothing to random_choose, "
                 "random_shift and random_valid_choose: set crop_resize=False or leave these out"
             )
-        low, high = p_interval if isinstance(p_interval, (tuple, list)) else (p_interval,) * 2
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"p_interval={p_interval}: shares of a clip lie in (0, 1], low first")
+        shares = p_interval if isinstance(p_interval, (tuple, list)) else (p_interval,)
+        if len(shares) not in (1, 2) or not 0 < shares[0] <= shares[-1] <= 1:
+            raise ValueError(
+                f"p_interval={p_interval}: a share of the clip in (0, 1], or two, the smaller first"
+            )
+        angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,) * 3
+        if len(angles) != 3 or not 0 <= rand_scale < 1:
+            raise ValueError(
+                f"rand_rotate={rand_rotate}, rand_scale={rand_scale}: one angle or three (x, y, z), "
+                "in radians, and a scale from 0 to less than 1"
+            )
 
         self.data_path, self.mmap = Path(data_path), mmap
         self.data = read_array(data_path, mmap)
@@ -107,6 +115,11 @@ class Feeder(torch.utils.data.Dataset):
         self.padded = self.data.ndim == 5
         self._check(label_path, num_frame_path)
         self.layout = layout or find_layout(self.data_path, self.data.shape[-2])
+        if len(self.layout.joints) != self.data.shape[-2]:
+            raise ValueError(
+                f"{data_path} has {self.data.shape[-2]} joints, layout {self.layout.name} has "
+                f"{len(self.layout.joints)}"
+            )
 
         count = min(len(self.label), 100) if debug else len(self.label)
         self.name, self.label = self.name[:count], torch.tensor(self.label[:count])
@@ -117,14 +130,17 @@ class Feeder(torch.utils.data.Dataset):
 
         self.window_size = window_size if window_size > 0 else int(self.num_frame.max())
         self.normalization, self.origin_transfer = normalization, origin_transfer
-        self.crop_resize, self.p_low, self.p_high = crop_resize, float(low), float(high)
-        self.random_crop = isinstance(p_interval, (tuple, list))
-        self.random_cut = random_choose or random_valid_choose
-        self.random_place = random_shift or random_valid_choose
+        self.crop_resize = crop_resize
+        anywhere = (0.0, 1.0)
+        if crop_resize:
+            drawn = len(shares) == 2
+            self.window = {"share": tuple(shares) if drawn else float(shares[0])}
+            self.window["cut"] = anywhere if drawn else 0.5
+        else:
+            self.window = {"cut": anywhere if random_choose or random_valid_choose else 0.5}
+            self.window["place"] = anywhere if random_shift or random_valid_choose else 0.0
         self.random_move = random_move
-        angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,) * 3
         self.transform = {"rotate": angles, "scale": rand_scale, "sheared": rand_shear}
-        self.random_matrix = bool(any(angles) or rand_scale or rand_shear)
 
     def _check(self, label_path, num_frame_path):
         shape, counts = self.data.shape, self.num_frame
@@ -142,7 +158,7 @@ class Feeder(torch.utils.data.Dataset):
                 f"these files hold different numbers of clips: {listing}. They come from different "
                 "conversions; make all of them again with convert_data.py"
             )
-        if not len(counts):
+        if not len(counts) or not counts.max():
             raise ValueError(f"{self.data_path} holds no clips; see skipped in its meta.json")
         frames = shape[2] if self.padded else shape[0]
         used = counts.max() if self.padded else counts.sum()
@@ -177,9 +193,7 @@ class Feeder(torch.utils.data.Dataset):
     def without_randomness(self):
         """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
         still = copy.copy(self)
-        still.p_low = still.p_high = 1.0
-        for option in ("random_crop", "random_cut", "random_place", "random_move", "random_matrix"):
-            setattr(still, option, False)
+        still.window, still.transform, still.random_move = {}, {}, False
         return still
 
     def to(self, device):
@@ -195,20 +209,21 @@ class Feeder(torch.utils.data.Dataset):
 
         generator  source of the random numbers, on the data's device (None: torch's global one)
         """
-        index = torch.as_tensor(index, device=self.label.device)
+        index = torch.as_tensor(index, dtype=torch.int64, device=self.label.device)
         num_frame = self.num_frame[index]
+        window = transforms.crop_resize if self.crop_resize else transforms.crop
         data = transforms.sample(
             lambda row, frame: self._frames(index[row], frame),
-            self._window(num_frame, generator),
+            window(num_frame, self.window_size, generator=generator, **self.window),
             num_frame,
         )
+        if self.random_move:  # in metres, before anything is normalised
+            data = transforms.random_move(data, generator=generator)
         data = self._normalise(data)
-        if self.random_matrix:
+        if any(np.any(size) for size in self.transform.values()):
             draw = {"generator": generator, "device": data.device}
             matrix = transforms.random_matrix(len(data), **self.transform, **draw)
             data = transforms.apply(data, matrix)
-        if self.random_move:
-            data = transforms.random_move(data, generator=generator)
         return data, self.label[index]
 
     def _frames(self, clip, frame):
@@ -218,20 +233,6 @@ class Feeder(torch.utils.data.Dataset):
             return self.data[where].float()
         where = tuple(w.numpy() if torch.is_tensor(w) else w for w in where)
         return torch.from_numpy(self.data[where]).float()
-
-    def _window(self, num_frame, generator):
-        """Positions (N, window) to read, in frames; see transforms."""
-
-        def draw(low=0.0, high=1.0):
-            return transforms.uniform(low, high, len(num_frame), generator, num_frame.device)
-
-        if self.crop_resize:
-            proportion, start = self.p_high, 0.5
-            if self.random_crop:
-                proportion, start = draw(self.p_low, self.p_high), draw()
-            return transforms.crop_resize(num_frame, self.window_size, proportion, start)
-        share = (draw() if self.random_cut else 0.5, draw() if self.random_place else 0.0)
-        return transforms.crop(num_frame, self.window_size, share)
 
     def _normalise(self, data):
         root = self.layout.root
@@ -297,6 +298,11 @@ def bone_length(data, layout):
     return torch.where(mean > 0, mean, 1.0)
 
 
+def part_files(folder, part):
+    """The three files of a part ("train" or "val") of a benchmark, in the order Feeder takes."""
+    return [Path(folder) / f"{part}_{end}" for end in ("data.npy", "label.pkl", "num_frame.npy")]
+
+
 def read_array(path, mmap=False):
     """An array from a .npy file. FileNotFoundError names the command that makes it."""
     if not Path(path).is_file():
@@ -305,9 +311,12 @@ def read_array(path, mmap=False):
             "UTD-MHAD), or 'make demo' for synthetic data; see the README"
         )
     try:
-        return np.load(path, mmap_mode="r" if mmap else None)
+        array = np.load(path, mmap_mode="r" if mmap else None)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is damaged, convert the data again: {error}") from error
+    if not array.dtype.isnative:
+        raise ValueError(f"{path} has the byte order of another machine: convert the data here")
+    return array
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -334,7 +343,15 @@ def read_labels(path):
 def read_meta(folder):
     """The meta.json that convert_data.py wrote beside the arrays, or {} without one."""
     path = Path(folder) / "meta.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if "layout" in meta:
+            Layout.from_dict(meta["layout"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, convert the data again: {error!r}") from error
+    return meta
 
 
 def find_layout(data_path, joints):

@@ -72,6 +72,8 @@ class TwoStreamRNN(nn.Module):
     ):
         super().__init__()
         check("body_fusion", body_fusion, BODY_FUSIONS)
+        if not 0 <= temporal_weight <= 1:
+            raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
         reader = {"layers": layers, "bidirectional": bidirectional, "dropout": dropout}
         reader |= {"units": units, "pooling": pooling, "channels": channels}
         self.temporal = TemporalRNN(layout, temporal, part_units=part_units, **reader)
@@ -107,8 +109,8 @@ class TwoStreamRNN(nn.Module):
         if self.body_fusion == "mean":
             return features.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
         # An absent body must not win over negative features; nobody at all gives zeros.
-        lowest = features.masked_fill(~there[:, :, None], -torch.inf).amax(1)
-        return lowest.masked_fill(~there.any(1, keepdim=True), 0)
+        highest = features.masked_fill(~there[:, :, None], -torch.inf).amax(1)
+        return highest.masked_fill(~there.any(1, keepdim=True), 0)
 
     def posterior(self, scores):
         """Late fusion (Section 3.3): Scores -> class probabilities (N, classes)."""
@@ -190,20 +192,26 @@ class Reader(nn.Module):
     def __init__(self, inputs, units, layers, bidirectional, dropout=0.0, pooling="max"):
         super().__init__()
         check("pooling", pooling, POOLINGS)
-        self.lstm = nn.LSTM(
-            inputs,
-            units,
-            layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if layers > 1 else 0.0,
-        )
+        # One module a layer: the dropout between them then draws from torch's own random state,
+        # which a checkpoint keeps, and not from a hidden one of cuDNN.
         self.features = units * (2 if bidirectional else 1)
-        self.pooling = pooling
+        self.layers = nn.ModuleList(
+            nn.LSTM(
+                self.features if i else inputs,
+                units,
+                batch_first=True,
+                bidirectional=bidirectional,
+            )
+            for i in range(layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.units, self.pooling = units, pooling
 
     def steps(self, sequence):
         """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F)."""
-        return self.lstm(sequence)[0]
+        for i, lstm in enumerate(self.layers):
+            sequence = lstm(self.dropout(sequence) if i else sequence)[0]
+        return sequence
 
     def forward(self, sequence):
         """Sequence (B, S, inputs) -> features (B, F)."""
@@ -212,9 +220,8 @@ class Reader(nn.Module):
             return said.amax(1)
         if self.pooling == "mean":
             return said.mean(1)
-        # Each direction where it has read everything: forward at the last step, backward at the first.
-        forward, backward = said[:, -1, : self.lstm.hidden_size], said[:, 0, self.lstm.hidden_size :]
-        return torch.cat((forward, backward), 1)
+        # Where each direction has read everything: the last step forward, the first backward.
+        return torch.cat((said[:, -1, : self.units], said[:, 0, self.units :]), 1)
 
 
 def check(option, value, choices):

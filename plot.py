@@ -52,13 +52,17 @@ def curves(runs, path):
 
     Solid: clips held out from training; dashed: training clips (with dropout and augmentation).
     """
-    logs = {Path(run).name: read_log(run) for run in runs}
+    names = [Path(run).name for run in runs]
+    names = [
+        name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)
+    ]
+    logs = [(name, read_log(run)) for name, run in zip(names, runs, strict=True)]
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     if len(logs) == 1:
-        (log,) = logs.values()
-        series = [(stream, log, stream) for stream in ("temporal", "spatial", "fused")]
+        log = logs[0][1]
+        series = [(stream, log, stream) for stream in log[0]["train"]]
     else:
-        series = [(name, log, "fused") for name, log in logs.items()]
+        series = [(name, log, "fused") for name, log in logs]
     for axis, metric, scale in ((axes[0], "accuracy", 100), (axes[1], "loss", 1)):
         for color, (label, log, stream) in zip(COLORS * len(series), series, strict=False):
             epochs = [line["epoch"] for line in log]
@@ -75,7 +79,7 @@ def curves(runs, path):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
-    title = next(iter(logs)) if len(logs) == 1 else "two-stream fusion"
+    title = names[0] if len(logs) == 1 else "two-stream fusion"
     figure.suptitle(f"{title}: dashed training, solid held-out clips", fontsize=11, color=INK)
     save(figure, path)
 
@@ -123,10 +127,11 @@ def draw_body(axis, joints, layout, **style):
 
 def skeletons(folder, path, classes=6, stills=8):
     """Stills of one test clip of each of several classes, time running to the right."""
-    from feeder import Feeder, read_meta
+    from feeder import Feeder, part_files, read_meta
 
-    names = [f"{folder}/val_{ending}" for ending in ("data.npy", "label.pkl", "num_frame.npy")]
-    feeder = Feeder(*names, window_size=stills, origin_transfer="start", normalization=False)
+    feeder = Feeder(
+        *part_files(folder, "val"), window_size=stills, origin_transfer="start", normalization=False
+    )
     labels = feeder.label.unique()
     labels = labels[np.linspace(0, len(labels) - 1, min(classes, len(labels))).astype(int)]
     title = read_meta(folder).get("classes", {})
@@ -136,7 +141,7 @@ def skeletons(folder, path, classes=6, stills=8):
     for axis, label in zip(axes[:, 0], labels, strict=True):
         clip = int((feeder.label == label).nonzero()[0, 0])
         data = feeder[clip][0].permute(1, 3, 2, 0).numpy()  # (T, M, V, C)
-        step = max(1.3, 1.15 * np.ptp(data[..., 0][(data != 0).any(-1)]))
+        step = max(1.3, 1.15 * (data[..., 0].max() - data[..., 0].min()))
         for time, bodies in enumerate(data):
             for body in bodies:
                 if body.any():
@@ -221,7 +226,7 @@ def architecture(path):
     spatial = "spatial RNN: a step is a joint's way in time"
     axis.text(25, 44.2, temporal, fontsize=10.5, color=blue, weight="bold")
     axis.text(25, 7.2, spatial, fontsize=10.5, color=orange, weight="bold")
-    for i, part in enumerate(("left arm", "right arm", "trunk", "left leg", "right leg")):
+    for i, part in enumerate(KINECT_V2.parts):
         box(25, 39.4 - 3.7 * i, 17, 2.6, f"{part} LSTM", blue, 8)
         arrow((42.2, 40.7 - 3.7 * i), (46, 40.7 - 3.7 * i), (46, 33.3))
     arrow((46, 33.3), (49.5, 33.3))

@@ -374,13 +374,16 @@ def synthesize(out, actions=tuple(ACTIONS), performers=8, replications=2, seed=0
     """Write actions x performers x replications x 3 cameras files into the folder `out`.
 
     Performers are numbered from 1, so both parts of NTU's cross-subject split occur. The same
-    arguments give the same bytes. Returns the number of files.
+    arguments give the same bytes. Returns the number of files. Raises FileExistsError when the
+    folder holds .skeleton files already, which would be mixed with the new ones.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.glob("*.skeleton")):
+        raise FileExistsError(f"{out} holds .skeleton files: remove them or choose another --out")
     people = {number: Performer(number) for number in range(1, performers + 1)}
     takes = [(a, p, r) for a in actions for p in people for r in range(1, replications + 1)]
-    for action, number, replication in tqdm(takes, unit=" takes", desc="synthesize"):
+    for action, number, replication in tqdm(takes, "synthesize", unit=" takes", disable=None):
         rng = np.random.default_rng((seed, action, number, replication))
         pair = [people[number], people[number % performers + 1]]
         bodies = perform(ACTIONS[action], pair, replication, rng)
@@ -405,7 +408,10 @@ def main():
     unknown = set(arguments.actions) - set(ACTIONS)
     if unknown:
         raise SystemExit(f"synthesize.py: no actions {sorted(unknown)}: there are {list(ACTIONS)}")
-    count = synthesize(**vars(arguments))
+    try:
+        count = synthesize(**vars(arguments))
+    except OSError as error:
+        raise SystemExit(f"synthesize.py: {error}") from error
     print(f"{count} files in {arguments.out}")
 
 

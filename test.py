@@ -3,8 +3,8 @@
     python test.py checkpoints/xview-traversal-hierarchical/best.pt
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion,
-and the accuracy of each class; writes test.json and confusion.png beside the checkpoint. The network
-and its feeding are rebuilt from the checkpoint alone.
+and the accuracy of each class; writes best_test.json and best_confusion.png (for last.pt: last_...)
+beside the checkpoint. The network and its feeding are rebuilt from the checkpoint alone.
 """
 
 import argparse
@@ -16,9 +16,8 @@ import torch
 
 import engine
 import plot
-from feeder import Feeder, read_meta
+from feeder import Feeder, part_files, read_meta
 from skeleton import Layout
-from train import files
 
 
 def open_test_data(checkpoint, folder, path, mmap=False):
@@ -27,7 +26,7 @@ def open_test_data(checkpoint, folder, path, mmap=False):
     Raises ValueError when the data has other classes or another layout than the checkpoint.
     """
     meta = read_meta(folder)
-    feeder = Feeder(*files(folder, "val"), mmap=mmap, **checkpoint["feeding"])
+    feeder = Feeder(*part_files(folder, "val"), mmap=mmap, **checkpoint["feeding"])
     layout = Layout.from_dict(checkpoint["layout"])
     if feeder.layout != layout:
         raise ValueError(
@@ -52,7 +51,7 @@ def main():
     parser.add_argument("--data", help="folder of the benchmark (default: the one trained on)")
     parser.add_argument("--temporal_weight", type=float, help="of the temporal stream in the fusion")
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="", help="default: the GPU when there is one")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--mmap", action="store_true", help="leave the data on disk")
     arguments = parser.parse_args()
@@ -60,17 +59,17 @@ def main():
         checkpoint = engine.load_checkpoint(arguments.checkpoint)
         folder = arguments.data or checkpoint["config"]["data"]
         feeder = open_test_data(checkpoint, folder, arguments.checkpoint, arguments.mmap)
-        model = engine.build_model(checkpoint).to(arguments.device)
+        device = engine.open_device(arguments.device)
+        if arguments.temporal_weight is not None:
+            checkpoint["network"]["temporal_weight"] = arguments.temporal_weight
+        model = engine.build_model(checkpoint).to(device)
+        clips = range(len(feeder))
+        batches = engine.loader(feeder, clips, arguments.batch_size, False, arguments.workers, device)
+        results, posterior, label = engine.evaluate(model, batches, device, "test")
+    except FileNotFoundError as error:
+        raise SystemExit(f"test.py: {error}; or say with --data where the data is") from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
-    if arguments.temporal_weight is not None:
-        model.temporal_weight = arguments.temporal_weight
-
-    clips = range(len(feeder))
-    batches = engine.loader(
-        feeder, clips, arguments.batch_size, False, arguments.workers, arguments.device
-    )
-    results, posterior, label = engine.evaluate(model, batches, arguments.device, "test")
 
     names, count = checkpoint["classes"], len(checkpoint["classes"])
     predicted = posterior.argmax(2)  # (N, 3)
@@ -100,16 +99,16 @@ def main():
         "config": checkpoint["config"],
         "commit": checkpoint["commit"],
         "parameters": sum(p.numel() for p in model.parameters()),
-        "device": engine.device_name(arguments.device),
+        "device": engine.device_name(device),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
     }
-    out = arguments.checkpoint.parent
+    out, stem = arguments.checkpoint.parent, arguments.checkpoint.stem
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    (out / "test.json").write_text(text, encoding="utf-8")
+    (out / f"{stem}_test.json").write_text(text, encoding="utf-8")
     title = f"{out.name}: {100 * results['fused']['accuracy']:.1f} % of {len(label)} clips"
-    plot.confusion(confusion, names, out / "confusion.png", title)
-    print(out / "test.json", out / "confusion.png", sep="\n")
+    plot.confusion(confusion, names, out / f"{stem}_confusion.png", title)
+    print(out / f"{stem}_test.json", out / f"{stem}_confusion.png", sep="\n")
 
 
 if __name__ == "__main__":

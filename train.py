@@ -20,7 +20,7 @@ import torch
 
 import engine
 import plot
-from feeder import Feeder, read_meta
+from feeder import Feeder, part_files, read_meta
 from model import TwoStreamRNN
 
 
@@ -81,19 +81,14 @@ SETTINGS = {
     },
 }  # fmt: skip
 
-RESUMABLE = ("name", "epochs", "device", "workers", "mmap")  # may differ when a run is resumed
-
-
-def files(folder, part):
-    """The three files of a part ("train" or "val") of a benchmark, as Feeder takes them."""
-    return [f"{folder}/{part}_{ending}" for ending in ("data.npy", "label.pkl", "num_frame.npy")]
+RESUMABLE = ("name", "data", "epochs", "device", "mmap")  # may differ when a run is resumed
 
 
 def hold_out(performers, share, seed):
     """Split the training clips by performer -> (clips to train on, clips held out), sorted.
 
     performers  (N,) performer of each clip; people held out are drawn until `share` is reached, so
-                that no one is on both sides
+                that no listed performer is on both sides
     Raises ValueError when nobody would be left to train on.
     """
     performers = torch.as_tensor(performers)
@@ -112,26 +107,19 @@ def hold_out(performers, share, seed):
     return (~out).nonzero()[:, 0].tolist(), out.nonzero()[:, 0].tolist()
 
 
-def feeding(config):
-    """Arguments of Feeder that training and test share; they are kept in the checkpoint."""
-    return {
-        "window_size": config.window,
-        "origin_transfer": config.origin,
-        "normalization": config.normalization,
-    }
-
-
 def open_data(config):
     """The training part of the data -> (Feeder, meta.json)."""
     meta = read_meta(config.data)
     feeder = Feeder(
-        *files(config.data, "train"),
+        *part_files(config.data, "train"),
+        window_size=config.window,
+        origin_transfer=config.origin,
+        normalization=config.normalization,
         p_interval=tuple(config.crop),
         rand_rotate=tuple(config.rotate),
         rand_scale=config.scale,
         rand_shear=config.shear,
         mmap=config.mmap,
-        **feeding(config),
     )
     meta.setdefault("classes", [str(i) for i in range(int(feeder.label.max()) + 1)])
     meta.setdefault("performer", {"train": list(range(len(feeder)))})
@@ -166,10 +154,18 @@ def main(config, resume=False, overwrite=False):
             f"{folder} holds a run: go on with it (--resume), choose another --name, or replace it "
             "(--overwrite)"
         )
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    for field in ("epochs", "batch_size", "units", "part_units", "layers", "spatial_window"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field}={getattr(config, field)}: must be at least 1")
+    device = engine.open_device(config.device)
     torch.manual_seed(config.seed)
 
     feeder, meta = open_data(config)
+    feeding = {  # as test.py will feed
+        "window_size": feeder.window_size,
+        "origin_transfer": feeder.origin_transfer,
+        "normalization": feeder.normalization,
+    }
     training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
     network = {
         field: getattr(config, field)
@@ -181,8 +177,11 @@ def main(config, resume=False, overwrite=False):
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, config.milestones, config.gamma)
-    first_epoch, best = 1, [-1.0, 0.0]
+    # What does not fit together shows here, before anything of an earlier run is replaced.
+    still = feeder.without_randomness()
+    model.eval()(still[[0]][0].to(device))
 
+    first_epoch, best = 1, [-1.0, 0.0]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.jsonl"
     if resume:
@@ -195,6 +194,8 @@ def main(config, resume=False, overwrite=False):
         log.write_text("".join(lines), encoding="utf-8")
         engine.set_random_state(state["random"])
     else:
+        for path in folder.iterdir():  # of the run that is replaced
+            path.unlink()
         log.write_text("", encoding="utf-8")
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
              "device": engine.device_name(device),
@@ -205,7 +206,7 @@ def main(config, resume=False, overwrite=False):
           f"{about['parameters']:,} parameters, on {about['device']}")  # fmt: skip
 
     batches = engine.loader(feeder, training, config.batch_size, True, config.workers, device)
-    check = engine.loader(feeder.without_randomness(), held_out, config.batch_size, False, 0, device)
+    check = engine.loader(still, held_out, config.batch_size, False, 0, device)
     for epoch in range(first_epoch, config.epochs + 1):
         began = time.perf_counter()
         line = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
@@ -224,7 +225,7 @@ def main(config, resume=False, overwrite=False):
             "network": network,
             "layout": feeder.layout.to_dict(),
             "classes": meta["classes"],
-            "feeding": feeding(config),
+            "feeding": feeding,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
             "random": engine.random_state(),
@@ -233,11 +234,12 @@ def main(config, resume=False, overwrite=False):
             "config": asdict(config),
             "commit": about["commit"],
         }
-        engine.save_checkpoint(last, contents)
-        if improved:
-            engine.save_checkpoint(folder / "best.pt", contents)
+        # last.pt comes last: a resumed run does again whatever was written after it.
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if improved:
+            engine.save_checkpoint(folder / "best.pt", contents)
+        engine.save_checkpoint(last, contents)
         print(describe(line))
     plot.curves([folder], folder / "curves.png")
     print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
@@ -275,8 +277,8 @@ def parse_arguments():
     given = vars(parser.parse_args())
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    named = SETTINGS[given.pop("setting", "published")]
-    config = replace(Config(), **named | given)
+    given = SETTINGS[given.pop("setting", "published")] | given
+    config = replace(Config(), **given)
     if resume:  # the run's own settings hold
         saved = engine.load_checkpoint(f"checkpoints/{run_name(config)}/last.pt")["config"]
         saved = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
@@ -286,6 +288,7 @@ def parse_arguments():
                 f"a resumed run keeps its settings; differing here: {', '.join(differing)}. "
                 f"These may change: {', '.join(RESUMABLE)}"
             )
+        print("resuming with the run's own settings, not those at the top of train.py")
         config = replace(Config(**saved), **given)
     return config, resume, overwrite
 

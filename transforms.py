@@ -85,7 +85,7 @@ def translate(data, offset):
 def random_move(data, rotate=0.17, scale=0.1, distance=0.2, generator=None):
     """A slow drift of the camera: rotation, size and position change evenly over the window
     between two random states (rotation about y up to `rotate` radians, size 1 +- scale,
-    position up to `distance` metres along each axis)."""
+    position up to `distance` along each axis, in the unit of the data)."""
     count, _, frames = data.shape[:3]
     draw = {"generator": generator, "device": data.device}
     time = torch.linspace(0, 1, frames, device=data.device)[None, :, None]
@@ -102,30 +102,39 @@ def random_move(data, rotate=0.17, scale=0.1, distance=0.2, generator=None):
 # Time: windows as tables of positions.
 
 
-def crop(num_frame, window, share=(0.5, 0.5)):
-    """`window` consecutive frames: num_frame (N,) and share -> positions (N, window).
+def drawn(value, count, generator=None, device=None):
+    """(N,) numbers: `value` itself, or drawn for each clip where it is a pair (low, high)."""
+    if isinstance(value, (tuple, list)):
+        return uniform(*value, count, generator, device)
+    return torch.as_tensor(value, dtype=torch.float32, device=device).expand(count)
 
-    share  (before, inside): where a longer clip is cut and where a shorter one lies in the window,
-           each 0 (at the start) to 1 (at the end), or (N,) of these for a random choice. A shorter
-           clip is surrounded by empty frames.
+
+def crop(num_frame, window, cut=0.5, place=0.0, generator=None):
+    """`window` consecutive frames: num_frame (N,) -> positions (N, window).
+
+    cut    where a longer clip is cut: 0 its first frames, 1 its last; a pair: drawn (random start)
+    place  where a shorter clip lies in the window, between empty frames: 0 at the start, 1 at the
+           end; a pair: drawn (random shift)
     """
-    cut, lie = ((torch.as_tensor(s, device=num_frame.device)).float() for s in share)
+    draw = {"generator": generator, "device": num_frame.device}
     spare = num_frame - window  # frames too many (positive) or too few
-    start = torch.where(spare > 0, cut * (spare + 1), -lie * (1 - spare)).trunc()
-    # A draw of exactly 1 must not step over the end.
-    start = start.minimum(spare.clamp(min=0)).maximum(spare.clamp(max=0))
+    inside = (drawn(cut, len(spare), **draw) * (spare + 1)).trunc().minimum(spare)
+    before = (drawn(place, len(spare), **draw) * (1 - spare)).trunc().minimum(-spare)
+    start = torch.where(spare > 0, inside, -before)
     return start[:, None] + torch.arange(window, device=num_frame.device)
 
 
-def crop_resize(num_frame, window, proportion, start):
+def crop_resize(num_frame, window, share=1.0, cut=0.5, generator=None):
     """A part of the clip, stretched or shrunk to `window` frames -> positions (N, window).
 
-    proportion  share of the clip's frames that is kept, (N,) or a number in (0, 1]
-    start       where the part is cut out: 0 first frames, 1 last ones, (N,) or a number
+    share  how much of the clip is kept, in (0, 1]; a pair: drawn
+    cut    where that part is cut out: 0 first frames, 1 last ones; a pair: drawn
     """
-    keep = (num_frame * proportion).clamp(min=1)
+    draw = {"generator": generator, "device": num_frame.device}
+    keep = (num_frame * drawn(share, len(num_frame), **draw)).clamp(min=1)
+    start = (num_frame - keep) * drawn(cut, len(num_frame), **draw)
     steps = torch.linspace(0, 1, window, device=num_frame.device)
-    return ((num_frame - keep) * start)[:, None] + (keep - 1)[:, None] * steps
+    return start[:, None] + (keep - 1)[:, None] * steps
 
 
 def sample(frames, positions, num_frame):

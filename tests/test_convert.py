@@ -130,6 +130,8 @@ BAD = {
     "word": (skeleton_text([[(1, standing())]]).replace(b"277.4", b"x")
              .replace(b"\r\n0.", b"\r\nzero."), "not a row of numbers"),
     "nan": (skeleton_text([[(1, np.full((25, 3), np.nan))]]), "not finite"),
+    "cut in a joint": (skeleton_text([[(1, standing())]] * 3)[:-12], "ends inside a joint"),
+    "all zero": (skeleton_text([[(1, np.zeros((25, 3)))]] * 3), "all bodies are zero"),
     "nobody": (b"2\r\n0\r\n0\r\n", "no body in any frame"),
 }  # fmt: skip
 
@@ -154,11 +156,13 @@ def test_other_things_in_the_folder(tmp_path):
     (tmp_path / NAME.replace("P001", "P002")).mkdir()
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / NAME.replace("C002", "C001")).write_bytes(good)
+    (tmp_path / "inside" / NAME).write_bytes(good)
     meta = convert(NTU, tmp_path, tmp_path / "out")["xview"]
     assert meta["clips"] == {"train": 1, "val": 1}
     reasons = {item["file"]: item["reason"] for item in meta["skipped"]}
     assert "the name is not of the form" in reasons["walk.skeleton"]
     assert "action 61" in reasons[NAME.replace("A010", "A061")]
+    assert "the same name as" in reasons[NAME]
     reason = reasons[NAME.replace("P001", "P002")]  # on Windows the system says it otherwise
     assert "directory" in reason.lower() or "permission" in reason.lower()
 
@@ -222,11 +226,13 @@ def test_nw_ucla(tmp_path):
         "a12_s03_e01_v03": {"file_name": "x", "skeletons": joints.tolist(), "label": 10},
         "a01_s01_e00_v01": {"file_name": "x", "skeletons": joints[:, :5].tolist(), "label": 1},
         "a01_s01_e01_v01": {"label": 1},
+        "a01_s01_e03_v01": {"skeletons": joints.tolist(), "label": "x"},
+        "a01_s01_e04_v01": {"skeletons": [joints[0].tolist(), [[1, 2, 3]]], "label": 1},
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "a01_s01_e02_v01.json").write_text("{")
     meta = convert(DATASETS["nw-ucla"], tmp_path, tmp_path / "out")["xview"]
-    assert meta["clips"] == {"train": 1, "val": 1} and len(meta["skipped"]) == 3
+    assert meta["clips"] == {"train": 1, "val": 1} and len(meta["skipped"]) == 5
     array, names, labels, _ = load(tmp_path / "out" / "xview", "train")
     assert (names, labels, meta["performer"]["train"]) == (["a12_s03_e01_v02"], [9], [3])
     np.testing.assert_allclose(array[..., 0], joints.swapaxes(1, 2), atol=1e-6)
@@ -246,8 +252,11 @@ def test_utd_mhad_joints_are_put_into_the_layout_s_order(tmp_path):
     for performer in (1, 2):
         scipy.io.savemat(tmp_path / f"a27_s{performer}_t4_skeleton.mat", {"d_skel": joints})
     (tmp_path / "a3_s1_t1_skeleton.mat").write_bytes(b"not a mat file" * 30)
+    cells = np.empty((20, 3, 4), object)
+    cells[:] = "x"
+    scipy.io.savemat(tmp_path / "a3_s1_t2_skeleton.mat", {"d_skel": cells})
     meta = convert(DATASETS["utd-mhad"], tmp_path, tmp_path / "out")["xsub"]
-    assert meta["clips"] == {"train": 1, "val": 1} and len(meta["skipped"]) == 1
+    assert meta["clips"] == {"train": 1, "val": 1} and len(meta["skipped"]) == 2
     array, names, labels, _ = load(tmp_path / "out" / "xsub", "train")
     assert (names, labels) == (["a27_s1_t4"], [26])
     assert array[0, 0, :, 0].tolist() == list(range(1, 21))

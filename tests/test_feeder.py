@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from feeder import ORIGINS, Feeder, body_axes, bone_length, first_pose
-from skeleton import KINECT_V1, KINECT_V2
+from skeleton import KINECT_V1, KINECT_V2, Layout
 from transforms import apply, present, rotation
 
 RAW = {"origin_transfer": "none", "normalization": False}
@@ -83,6 +83,15 @@ def test_evaluation_is_the_same_every_time(paths, options):
     assert torch.equal(Feeder(*paths, window_size=50, **options)[range(5)][0], first)
 
 
+@pytest.mark.parametrize("option", [{k: v} for k, v in AUGMENTED.items()], ids=lambda o: next(iter(o)))
+def test_each_random_option_alone_changes_the_items(paths, option):
+    feeder = Feeder(*paths, window_size=50, **option)
+    plain = Feeder(*paths, window_size=50)
+    one, two = feeder[3][0], feeder[3][0]
+    assert not torch.allclose(one, two, atol=1e-3)
+    assert not torch.allclose(one, plain[3][0], atol=1e-3)
+
+
 def test_random_options_vary_and_a_generator_repeats_them(paths):
     feeder = Feeder(*paths, window_size=50, **AUGMENTED)
     one, two = feeder[range(5)][0], feeder[range(5)][0]
@@ -146,6 +155,26 @@ def test_random_windows(paths, clips, option, long_varies, short_varies):
     for one in long:  # consecutive frames of the clip
         start = int(np.abs(clips[2] - one[:, 0].numpy()).sum((1, 2, 3)).argmin())
         np.testing.assert_array_equal(one.transpose(0, 1), clips[2][start : start + 100])
+
+
+def test_a_single_share_is_the_middle_of_the_clip(paths, clips):
+    for share in (0.5, [0.5]):
+        data = Feeder(*paths, window_size=30, p_interval=share, **RAW)[3][0]
+        np.testing.assert_allclose(data[:, 0], clips[3][15], atol=1e-6)
+        np.testing.assert_allclose(data[:, -1], clips[3][44], atol=1e-5)
+
+
+def test_an_empty_batch(paths):
+    assert Feeder(*paths, window_size=30)[[]][0].shape == (0, 3, 30, 25, 2)
+
+
+def test_a_layout_may_be_given(paths):
+    names = tuple(f"joint {i}" for i in range(25))
+    layout = Layout("other", names, (-1, *range(24)), {"all": tuple(range(25))})
+    feeder = Feeder(*paths, window_size=30, layout=layout, origin_transfer="each")
+    assert not feeder[3][0][:, :, 0].any()
+    with pytest.raises(ValueError, match="needs 3D joints in five parts"):
+        Feeder(*paths, layout=layout)[0]
 
 
 def test_window_zero_is_the_longest_clip(paths):
@@ -306,6 +335,24 @@ def test_damaged_arrays(paths):
         Feeder(*paths)
 
 
+def test_a_damaged_meta_json_is_named(paths):
+    for content in ("{", '{"layout": {"name": "x"}}', '{"layout": 3}'):
+        (paths[0].parent / "meta.json").write_text(content)
+        with pytest.raises(ValueError, match=r"meta\.json is damaged"):
+            Feeder(*paths)
+
+
+def test_another_byte_order_is_named(paths):
+    np.save(paths[0], np.load(paths[0]).astype(">f4"))
+    with pytest.raises(ValueError, match=r"data\.npy has the byte order"):
+        Feeder(*paths)
+
+
+def test_no_frames_at_all(write_part):
+    with pytest.raises(ValueError, match="holds no clips"):
+        Feeder(*write_part([np.zeros((0, 3, 25, 2), np.float32)] * 2))
+
+
 def test_arrays_of_other_shapes(paths):
     np.save(paths[0], np.zeros((10, 75)))
     with pytest.raises(ValueError, match=r"neither \(frames, C, V, M\)"):
@@ -324,6 +371,10 @@ def test_an_unknown_layout_is_named(write_part):
         ({"random_choose": True}, "crop_resize=False"),
         ({"p_interval": (0.9, 0.5)}, "p_interval"),
         ({"p_interval": 0}, "p_interval"),
+        ({"p_interval": (0.2, 0.5, 1)}, "p_interval"),
+        ({"rand_rotate": (0.1, 0.2)}, "one angle or three"),
+        ({"rand_scale": 2}, "less than 1"),
+        ({"layout": KINECT_V1}, "25 joints, layout kinect-v1 has 20"),
     ],
 )
 def test_options_that_exclude_each_other(paths, options, message):

@@ -93,7 +93,9 @@ def test_a_spatial_step_is_a_joint_and_its_way_through_a_window():
     for spatial, order in (("chain", KINECT_V2.chain), ("traversal", KINECT_V2.traversal)):
         stream = build(spatial=spatial).spatial
         seen = []
-        stream.reader.lstm.register_forward_hook(lambda m, args, out, seen=seen: seen.append(args[0]))
+        stream.reader.layers[0].register_forward_hook(
+            lambda m, args, out, seen=seen: seen.append(args[0])
+        )
         bodies = torch.randn(2, 3, 10, 25)
         stream(bodies)
         (steps,) = seen
@@ -114,7 +116,7 @@ def test_a_temporal_part_reads_its_own_joints():
     body = torch.randn(1, 3, 20, 25)
     for part, joints in zip(stream.parts, KINECT_V2.parts.values(), strict=True):
         seen = []
-        part.lstm.register_forward_hook(lambda m, args, out, seen=seen: seen.append(args[0]))
+        part.layers[0].register_forward_hook(lambda m, args, out, seen=seen: seen.append(args[0]))
         stream(body)
         assert torch.equal(seen[0].unflatten(2, (-1, 3)), body[..., list(joints)].permute(0, 2, 3, 1))
 
@@ -122,8 +124,18 @@ def test_a_temporal_part_reads_its_own_joints():
 def test_last_pooling_is_where_each_direction_has_read_everything():
     reader = model_module.Reader(3, 4, 1, True, pooling="last").eval()
     sequence = torch.randn(2, 9, 3)
-    _, (state, _) = reader.lstm(sequence)
+    _, (state, _) = reader.layers[0](sequence)
     torch.testing.assert_close(reader(sequence), state.transpose(0, 1).flatten(1))
+
+
+@pytest.mark.parametrize("temporal", TEMPORAL)
+def test_dropout_stands_between_the_layers_of_both_streams(temporal):
+    """With everything dropped between the layers, what the body does no longer reaches the end."""
+    model, one, two = build(temporal, dropout=1.0), clips()[:1], clips()[1:2]
+    bodies = [x[..., 0] for x in (one, two)]
+    for stream in (model.temporal, model.spatial):
+        assert not torch.allclose(*(stream.eval()(b) for b in bodies))
+        torch.testing.assert_close(*(stream.train()(b) for b in bodies))
 
 
 def test_fusion_is_the_weighted_mean_of_posteriors():
@@ -148,10 +160,10 @@ def test_streams_share_no_parameters():
 
 def test_the_authors_and_the_paper_s_settings():
     authors = TwoStreamRNN(KINECT_V2, 60)
-    lstm = authors.temporal.body.lstm
+    (lstm,) = authors.temporal.body.layers
     assert (lstm.hidden_size, lstm.bidirectional, lstm.input_size) == (512, True, 5 * 2 * 256)
     paper = TwoStreamRNN(KINECT_V2, 60, "stacked", bidirectional=False, pooling="last", part_units=128)
-    assert (paper.temporal.body.lstm.num_layers, paper.temporal.features) == (2, 512)
+    assert (len(paper.temporal.body.layers), paper.temporal.features) == (2, 512)
 
 
 def test_the_model_does_not_choose_the_device():
@@ -167,6 +179,7 @@ def test_the_model_does_not_choose_the_device():
         ({"pooling": "sum"}, "max, mean, last"),
         ({"body_fusion": "sum"}, "mean, max"),
         ({"layers": 1}, "layers >= 2"),
+        ({"temporal_weight": 1.5}, "between 0 and 1"),
     ],
 )
 def test_unknown_options_list_the_choices(options, choices):

@@ -38,7 +38,7 @@ def trained(workplace):
 
 def run(folder, script, *arguments, fails=False):
     # A GPU would make the numbers differ between machines; these tests are about the commands.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "error"}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, ROOT / script, *map(str, arguments)],
         cwd=folder, capture_output=True, text=True, env=environment, timeout=300,
@@ -59,6 +59,8 @@ def test_synthesize(tmp_path):
     done = run(tmp_path, "synthesize.py", "--actions", 7, "--performers", 1, "--replications", 1)
     assert "3 files in demo/raw" in done.stdout
     assert len(list((tmp_path / "demo/raw").glob("*.skeleton"))) == 3
+    again = run(tmp_path, "synthesize.py", "--actions", 7, fails=True)
+    assert "demo/raw holds .skeleton files" in again.stderr
     assert "no actions [99]" in run(tmp_path, "synthesize.py", "--actions", 99, fails=True).stderr
 
 
@@ -114,12 +116,19 @@ def test_train_errors(trained, workplace, tmp_path):
     assert "choose from chain, traversal" in done.stderr
     done = run(workplace, "train.py", *TINY, "--name", "x", "--window", 8, fails=True)
     assert "8 frames are shorter than the spatial window of 16" in done.stderr
-    assert not (workplace / "checkpoints" / "x" / "last.pt").exists()
+    for wrong, message in (
+        (("--epochs", 0), "epochs=0: must be at least 1"), (("--batch_size", 0), "batch_size=0"),
+        (("--crop", 0.5, 0.9, 1), "p_interval"), (("--rotate", 0.1, 0.2), "one angle or three"),
+        (("--device", "gpu"), "device 'gpu' cannot be used"),
+        (("--temporal_weight", 3), "between 0 and 1"),
+    ):  # fmt: skip
+        assert message in run(workplace, "train.py", *TINY, "--name", "x", *wrong, fails=True).stderr
+    assert not (workplace / "checkpoints" / "x").exists()
 
 
 def test_test(trained, workplace):
     done = run(workplace, "test.py", trained / "best.pt")
-    record = json.loads((trained / "test.json").read_text(encoding="utf-8"))
+    record = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))
     assert record["clips"] == 12 and record["data"] == "NTU-RGB-D/xview"
     for stream in ("temporal", "spatial", "fused"):
         values = record["results"][stream]
@@ -129,14 +138,14 @@ def test_test(trained, workplace):
         "drink water": 3, "clapping": 3, "kicking something": 3, "handshaking": 3}  # fmt: skip
     weighted = sum(e["clips"] * e["accuracy"] for e in record["per_class"].values()) / 12
     assert weighted == pytest.approx(record["results"]["fused"]["accuracy"])
-    picture(trained / "confusion.png")
+    picture(trained / "best_confusion.png")
 
     run(workplace, "test.py", trained / "best.pt", "--batch_size", 5, "--mmap", "--workers", 1)
-    again = json.loads((trained / "test.json").read_text(encoding="utf-8"))["results"]
+    again = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))["results"]
     for stream, values in record["results"].items():
         assert again[stream] == pytest.approx(values, abs=1e-5)
     run(workplace, "test.py", trained / "best.pt", "--temporal_weight", 1)
-    again = json.loads((trained / "test.json").read_text(encoding="utf-8"))["results"]
+    again = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))["results"]
     assert again["fused"] == pytest.approx(again["temporal"], abs=1e-6)
 
 
@@ -147,7 +156,11 @@ def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
     assert "gone.pt is missing" in fails("gone.pt")
     (tmp_path / "bad.pt").write_bytes(b"bad")
     assert "not a checkpoint" in fails(tmp_path / "bad.pt")
-    assert "val_data.npy is missing" in fails(trained / "best.pt", "--data", tmp_path)
+    message = fails(trained / "best.pt", "--data", tmp_path)
+    assert "val_data.npy is missing" in message and "say with --data" in message
+    assert "between 0 and 1" in fails(trained / "best.pt", "--temporal_weight", 5)
+    assert "device 'gpu' cannot be used here" in fails(trained / "best.pt", "--device", "gpu")
+    assert "batch_size" in fails(trained / "best.pt", "--batch_size", 0)
 
     other = tmp_path / "classes"
     shutil.copytree(workplace / "NTU-RGB-D/xview", other)
@@ -168,8 +181,9 @@ def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
 def test_plot(trained, workplace):
     out = workplace / "pictures"
     height, width = {}, {}
+    broken = workplace / "checkpoints/broken"
     for name, *sources in (
-        ("curves", trained), ("curves", trained, workplace / "checkpoints/broken"),
+        ("curves", trained), ("curves", trained, broken), ("curves", trained, broken, "checkpoints/broken"),
         ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",),
     ):  # fmt: skip
         path = out / f"{name}{len(sources)}.png"

@@ -1,5 +1,6 @@
 """Training, checkpoints and resuming, in this process; test_scripts.py runs the commands."""
 
+import inspect
 import json
 import math
 import shutil
@@ -10,8 +11,8 @@ import torch
 
 import engine
 import train
-from feeder import Feeder
-from model import Scores
+from feeder import Feeder, part_files, read_meta
+from model import Scores, TwoStreamRNN
 
 TINY = {
     "units": 12, "part_units": 6, "window": 16, "spatial_window": 16, "batch_size": 5, "epochs": 4,
@@ -79,22 +80,138 @@ def test_the_same_seed_gives_the_same_run(config):
     assert not same(load(one)["model"], load(other)["model"])
 
 
-def test_resuming_equals_no_interruption(config):
+def assert_same_run(one, two):
+    assert log_of(one) == log_of(two)
+    a, b = load(one), load(two)
+    assert same(a["model"], b["model"])
+    assert a["scheduler"] == b["scheduler"] and a["best"] == b["best"] and a["epoch"] == b["epoch"]
+    for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
+        assert same(x, y)
+    a, b = load(one, "best.pt"), load(two, "best.pt")
+    assert same(a["model"], b["model"]) and a["epoch"] == b["epoch"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_equals_no_interruption(config, workers):
+    config = replace(config, workers=workers)
     whole = train.main(config)
     broken = train.main(replace(config, name="broken", epochs=2))
-    with open(broken / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"epoch": 3, "unfinished": true}\n')  # logged, but cut off before its checkpoint
     torch.manual_seed(99)
     train.main(replace(config, name="broken"), resume=True)
-    assert log_of(broken) == log_of(whole)
-    one, two = load(whole), load(broken)
-    assert same(one["model"], two["model"])
-    assert one["scheduler"] == two["scheduler"] and one["best"] == two["best"]
-    for a, b in zip(
-        one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True
-    ):
-        assert same(a, b)
-    assert same(load(whole, "best.pt")["model"], load(broken, "best.pt")["model"])
+    assert_same_run(whole, broken)
+
+
+@pytest.mark.parametrize("held_out", [0.3, 0.0])
+@pytest.mark.parametrize("stopped_at", ["log.jsonl", "best.pt", "last.pt"])
+def test_resuming_after_a_stop_while_saving(config, monkeypatch, held_out, stopped_at):
+    """Stopped in epoch 3 while this file is written: half a line, or nothing of a checkpoint."""
+    config = replace(config, held_out=held_out)
+    whole = train.main(config)
+    save = engine.save_checkpoint
+
+    def interrupted(path, contents):
+        if contents["epoch"] == 3 and stopped_at == "log.jsonl":
+            log = path.parent / "log.jsonl"
+            log.write_text(log.read_text()[:-20])
+        if contents["epoch"] == 3 and (stopped_at == "log.jsonl" or path.name == stopped_at):
+            raise KeyboardInterrupt
+        save(path, contents)
+
+    monkeypatch.setattr(engine, "save_checkpoint", interrupted)
+    try:
+        train.main(replace(config, name="broken"))
+    except KeyboardInterrupt:
+        monkeypatch.setattr(engine, "save_checkpoint", save)
+        train.main(replace(config, name="broken"), resume=True)
+    assert_same_run(whole, whole.parent / "broken")
+
+
+def test_who_is_trained_on_and_who_chooses_the_best(config, monkeypatch):
+    """The clips and the feeding of each loader: people held out are never trained on, and they are
+    fed as in a test."""
+    loaders = []
+    loader = engine.loader
+
+    def spy(feeder, clips, batch_size, shuffle, *rest):
+        loaders.append((feeder, list(clips), shuffle))
+        return loader(feeder, clips, batch_size, shuffle, *rest)
+
+    monkeypatch.setattr(engine, "loader", spy)
+    train.main(
+        replace(config, epochs=1, crop=(0.7, 0.9), rotate=(0.1, 0.2, 0.3), scale=0.05, shear=0.02)
+    )
+    (feeder, trained, shuffled), (still, held_out, held_out_shuffled) = loaders
+    performers = read_meta(config.data)["performer"]["train"]
+    assert (trained, held_out) == train.hold_out(performers, config.held_out, config.seed)
+    assert held_out and not set(trained) & set(held_out)
+    assert shuffled and not held_out_shuffled
+    assert feeder.window == {"share": (0.7, 0.9), "cut": (0, 1)}
+    assert feeder.transform == {"rotate": (0.1, 0.2, 0.3), "scale": 0.05, "sheared": 0.02}
+    assert torch.equal(still[held_out][0], feeder.without_randomness()[held_out][0])
+    assert not torch.equal(feeder[held_out][0], still[held_out][0])
+
+
+def test_a_shuffled_loader_gives_every_clip_once_in_another_order(data):
+    feeder = Feeder(*part_files(data / "xview", "train"), window_size=4)
+    feeder.label = torch.arange(len(feeder))
+    clips = list(range(3, 24))
+    torch.manual_seed(0)
+    first, second = (torch.cat([label for _, label in engine.loader(feeder, clips, 5, True)]).tolist()
+                     for _ in range(2))  # fmt: skip
+    assert sorted(first) == sorted(second) == clips != first != second
+    in_order = torch.cat([label for _, label in engine.loader(feeder, clips, 5, False)])
+    assert in_order.tolist() == clips
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(config, monkeypatch):
+    modes = []
+    forward = TwoStreamRNN.forward
+    monkeypatch.setattr(
+        TwoStreamRNN,
+        "forward",
+        lambda self, x: modes.append((self.training, len(x))) or forward(self, x),
+    )
+    train.main(replace(config, epochs=1))
+    # A look whether everything fits; 16 clips to train on; 8 held out.
+    training, held_out = [(True, 5)] * 3 + [(True, 1)], [(False, 5), (False, 3)]
+    assert modes == [(False, 1), *training, *held_out]
+
+
+def test_both_streams_learn(config):
+    """Far above chance (a quarter) on their own training clips after a minute's worth of steps."""
+    quick = {"epochs": 25, "learning_rate": 0.01, "milestones": (20,), "dropout": 0.0, "held_out": 0.0}
+    folder = train.main(
+        replace(config, crop=(1.0, 1.0), rotate=(0.0, 0.0, 0.0), scale=0.0, shear=0.0, **quick)
+    )
+    last = log_of(folder)[-1]["train"]
+    assert min(last[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
+    checkpoint = load(folder)
+    feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
+    batches = engine.loader(feeder, range(len(feeder)), 8, False)
+    results = engine.evaluate(engine.build_model(checkpoint), batches, "cpu")[0]
+    assert min(results[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
+
+
+def test_settings_reach_the_optimiser_and_the_network(config):
+    checkpoint = load(train.main(replace(config, epochs=1, weight_decay=0.02, learning_rate=0.003)))
+    group = checkpoint["optimizer"]["param_groups"][0]
+    assert (group["weight_decay"], group["lr"]) == (0.02, 0.003)
+    assert checkpoint["network"]["units"] == 12 and checkpoint["feeding"]["window_size"] == 16
+
+
+def test_config_and_model_have_the_same_defaults():
+    defaults = inspect.signature(TwoStreamRNN).parameters
+    config = train.Config()
+    shared = [name for name in defaults if hasattr(config, name)]
+    assert len(shared) == 11
+    for name in shared:
+        assert defaults[name].default == getattr(config, name), name
+
+
+def test_the_longest_clip_of_the_training_part_is_the_window_everywhere(config):
+    checkpoint = load(train.main(replace(config, window=0, epochs=1)))
+    longest = Feeder(*part_files(config.data, "train")).num_frame.max()
+    assert checkpoint["feeding"]["window_size"] == longest
 
 
 def test_a_checkpoint_rebuilds_the_model(config):
@@ -102,7 +219,7 @@ def test_a_checkpoint_rebuilds_the_model(config):
     assert {"epoch", "optimizer", "scheduler", "random", "best", "config", "commit", "version"} <= set(
         checkpoint
     )
-    feeder = Feeder(*train.files(config.data, "train"), **checkpoint["feeding"])
+    feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
     batches = engine.loader(feeder, range(len(feeder)), 7, False)
     model = engine.build_model(checkpoint)
     first, posterior, label = engine.evaluate(model, batches, "cpu")
@@ -120,7 +237,7 @@ def test_without_held_out_clips_best_is_the_last_epoch(config):
 def test_metrics_count_every_clip_once(config):
     """Deterministic and complete: equal whatever the batches, no last batch dropped."""
     checkpoint = load(train.main(replace(config, epochs=1)))
-    feeder = Feeder(*train.files(config.data, "train"), **checkpoint["feeding"])
+    feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
     model = engine.build_model(checkpoint)
     results = []
     for size in (5, 7, 100):
@@ -171,8 +288,12 @@ def test_a_run_is_not_overwritten_by_accident(config):
     with pytest.raises(ValueError, match=r"--resume.*--name.*--overwrite"):
         train.main(config)
     assert (folder / "log.jsonl").read_text() == before
+    with pytest.raises(ValueError, match="shorter than the spatial window"):
+        train.main(replace(config, window=8), overwrite=True)
+    assert (folder / "log.jsonl").read_text() == before  # a mistake costs nothing
+    (folder / "last_test.json").write_text("of the old network")
     train.main(replace(config, epochs=2), overwrite=True)
-    assert len(log_of(folder)) == 2
+    assert len(log_of(folder)) == 2 and not (folder / "last_test.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config):

@@ -94,11 +94,11 @@ def test_each_clip_draws_its_own(transform):
 
 
 def test_crop_takes_consecutive_frames_inside_the_clip():
-    frames = torch.tensor([100, 100, 100, 40, 40])
-    cut = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3])
-    lie = torch.tensor([0.3, 0.3, 0.3, 0.0, 1.0])
-    window = transforms.crop(frames, 60, (cut, lie))
-    assert window[:, 0].tolist() == [0, 40, 40, 0, -20]
+    frames = torch.tensor([100, 100, 100, 40, 40, 60])
+    cut = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3, 1.0])
+    place = torch.tensor([0.3, 0.3, 0.3, 0.0, 1.0, 1.0])
+    window = transforms.crop(frames, 60, cut, place)
+    assert window[:, 0].tolist() == [0, 40, 40, 0, -20, 0]
     assert (window.diff(dim=1) == 1).all()
 
 
@@ -106,20 +106,55 @@ def test_the_default_crop_is_the_middle():
     assert transforms.crop(torch.tensor([101]), 1)[0, 0] == 50
 
 
-def test_random_crops_reach_every_start():
-    draw = transforms.uniform(0, 1, 2000, generator())
-    starts = transforms.crop(torch.full((2000,), 12), 8, (draw, 0.0))[:, 0]
-    assert starts.unique().tolist() == [0, 1, 2, 3, 4]
+def test_random_starts_and_shifts_reach_every_place():
+    def starts(frames, **options):
+        window = transforms.crop(torch.full((2000,), frames), 8, generator=generator(), **options)
+        return window[:, 0].unique().tolist()
+
+    assert starts(12, cut=(0, 1)) == [0, 1, 2, 3, 4]
+    assert starts(6, place=(0, 1)) == [-2, -1, 0]
+    assert starts(12, place=(0, 1)) == [2] and starts(6, cut=(0, 1)) == [0]
 
 
 def test_crop_resize_spans_the_share():
     frames = torch.tensor([101, 101, 1])
-    whole = transforms.crop_resize(frames, 11, 1.0, 0.5)
+    whole = transforms.crop_resize(frames, 11)
     assert torch.allclose(whole[0], torch.arange(0, 101, 10.0))
     assert not whole[2].any()
-    half = transforms.crop_resize(frames, 11, torch.tensor([0.5] * 3), torch.tensor([0.0, 1.0, 1.0]))
+    half = transforms.crop_resize(frames, 11, 0.5, torch.tensor([0.0, 1.0, 1.0]))
     assert torch.allclose(half[0, [0, -1]], torch.tensor([0.0, 49.5]))
     assert torch.allclose(half[1, [0, -1]], torch.tensor([50.5, 100.0]))
+
+
+def test_random_crop_resize_draws_size_and_place():
+    frames = torch.full((2000,), 101)
+    window = transforms.crop_resize(frames, 11, (0.5, 1.0), (0, 1), generator())
+    kept = (window[:, -1] - window[:, 0] + 1) / 101
+    assert 0.5 <= kept.min() < 0.51 and 0.99 < kept.max() <= 1
+    assert window.min() >= 0 and window.max() <= 100
+    place = window[:, 0] / (101 - 101 * kept).clamp(min=1e-3)
+    assert abs(torch.corrcoef(torch.stack((kept, place)))[0, 1]) < 0.1  # drawn apart
+
+
+@pytest.mark.parametrize(
+    "options, changed",
+    [({"rotate": 0.5}, "angle"), ({"scale": 0.3}, "size"), ({"distance": 0.5}, "place")],
+)
+def test_each_drift_alone(options, changed):
+    still = {"rotate": 0, "scale": 0, "distance": 0}
+    body = torch.randn(1, 3, 1, 6, 1, generator=generator()).expand(1, 3, 10, 6, 1)
+    assert torch.allclose(transforms.random_move(body, **still, generator=generator()), body)
+    moved = transforms.random_move(body, **still | options, generator=generator())[0, ..., 0]
+    body = body[0, ..., 0]
+    size = (moved - moved.mean(2, True)).norm(dim=(0, 2)) / (body - body.mean(2, True)).norm(dim=(0, 2))
+    seen = {
+        "size": size.std() > 1e-3,
+        "place": (moved.mean(2) - body.mean(2)).norm(dim=0).std() > 1e-3,
+        "angle": bool((size - 1).abs().max() < 1e-4 and (moved[0] - body[0]).std() > 1e-2),
+    }
+    assert seen[changed]
+    # Evenly: what lies between the two random states is on the way from one to the other.
+    assert (moved[:, 5] - moved[:, 4] - (moved[:, 6] - moved[:, 5])).norm() < 0.05
 
 
 def read(clip):
