@@ -194,8 +194,9 @@ def main(config, resume=False, overwrite=False):
         log.write_text("".join(lines), encoding="utf-8")
         engine.set_random_state(state["random"])
     else:
-        for path in folder.iterdir():  # of the run that is replaced
-            path.unlink()
+        for pattern in ("*.pt", "*_test.json", "*_confusion.png", "curves.png"):
+            for path in folder.glob(pattern):  # of the run that is replaced
+                path.unlink()
         log.write_text("", encoding="utf-8")
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
              "device": engine.device_name(device),

@@ -183,7 +183,8 @@ def test_plot(trained, workplace):
     height, width = {}, {}
     broken = workplace / "checkpoints/broken"
     for name, *sources in (
-        ("curves", trained), ("curves", trained, broken), ("curves", trained, broken, "checkpoints/broken"),
+        ("curves", trained), ("curves", trained, broken),
+        ("curves", trained, broken, "checkpoints/broken"),
         ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",),
     ):  # fmt: skip
         path = out / f"{name}{len(sources)}.png"

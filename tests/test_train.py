@@ -292,8 +292,10 @@ def test_a_run_is_not_overwritten_by_accident(config):
         train.main(replace(config, window=8), overwrite=True)
     assert (folder / "log.jsonl").read_text() == before  # a mistake costs nothing
     (folder / "last_test.json").write_text("of the old network")
+    (folder / "notes.txt").write_text("mine")
     train.main(replace(config, epochs=2), overwrite=True)
     assert len(log_of(folder)) == 2 and not (folder / "last_test.json").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config):
