@@ -21,7 +21,7 @@ demo: .venv/running
 	$(RUN) train.py --setting demo --name demo --overwrite
 	$(RUN) test.py $(DEMO_RUN)/best.pt
 	$(RUN) plot.py skeletons demo/xview --out $(DEMO_RUN)/skeletons.png
-	@echo "pictures: $(DEMO_RUN)/curves.png $(DEMO_RUN)/confusion.png $(DEMO_RUN)/skeletons.png"
+	@echo "pictures: $(DEMO_RUN)/curves.png $(DEMO_RUN)/best_confusion.png $(DEMO_RUN)/skeletons.png"
 
 test: lint
 	$(RUN) -m pytest
@@ -30,8 +30,11 @@ lint: .venv/testing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The README's pictures that need no data.
-figures: .venv/running
+# The README's pictures; those of data are the demo's.
+figures: demo
+	$(RUN) plot.py skeletons demo/xview --out github/skeletons.png
+	$(RUN) plot.py curves $(DEMO_RUN) --out github/curves.png
+	cp $(DEMO_RUN)/best_confusion.png github/confusion.png
 	$(RUN) plot.py orders --out github/joint_orders.png
 	$(RUN) plot.py architecture --out github/architecture.png
 

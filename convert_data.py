@@ -334,8 +334,9 @@ def read_clips(dataset, paths, ignored, skipped):
         try:
             if path.stem in seen:
                 raise SkippedFile(f"the same name as {seen[path.stem]}")
+            clip = dataset.read(path)
             seen[path.stem] = path
-            yield dataset.read(path)
+            yield clip
         except (SkippedFile, OSError) as error:
             skipped.append((path.name, getattr(error, "strerror", None) or str(error)))
 

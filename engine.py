@@ -119,15 +119,15 @@ def save_checkpoint(path, contents):
     os.replace(partial, path)
 
 
-def load_checkpoint(path, device="cpu"):
-    """Read a checkpoint of `train.py`, without running code from it.
+def load_checkpoint(path):
+    """Read a checkpoint of `train.py` into the CPU's memory, without running code from it.
 
     Raises FileNotFoundError or ValueError with the remedy.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: python train.py makes checkpoints")
     try:
-        contents = torch.load(path, map_location=device, weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
         version = contents["version"]
     except Exception as error:  # damaged files raise nearly anything
         raise ValueError(f"{path} is not a checkpoint of train.py: {error}") from error
@@ -140,20 +140,23 @@ def build_model(checkpoint):
     """The trained model of a checkpoint, rebuilt from nothing but the checkpoint."""
     layout = Layout.from_dict(checkpoint["layout"])
     model = TwoStreamRNN(layout, len(checkpoint["classes"]), **checkpoint["network"])
-    model.load_state_dict(checkpoint["model"])
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise ValueError(f"weights of another version of this code, train again: {error}") from error
     return model
 
 
 def random_state():
-    """States of torch's global random number generators, for a checkpoint."""
+    """States of torch's global random number generators, CPU and current GPU, for a checkpoint."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def set_random_state(state):
     """Restore what `random_state` returned."""
-    torch.set_rng_state(state["cpu"].cpu())
+    torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        torch.cuda.set_rng_state(state["cuda"])

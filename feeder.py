@@ -51,11 +51,13 @@ class Feeder(torch.utils.data.Dataset):
                          are turned to the body: x from its left to its right, y up its spine
         normalization    divide by the mean bone length of the clip, so that tall and short people,
                          and layouts, have one scale
+    Camera, for training
+        random_move  a slow random drift of the camera during the clip, before normalisation (which
+                     undoes those parts of it that move the origin)
     3D transforms of the paper, for training
         rand_rotate  largest angle in radians about each axis, or one for each (x, y, z)
         rand_scale   sizes along the axes are drawn from 1 +- this
         rand_shear   shear amounts are drawn from +- this
-        random_move  a slow random drift of the camera
     debug   only the first 100 clips
     mmap    leave the data on disk and read each batch from there
     layout  the body; default: the one in meta.json beside the data, else a Kinect's by V
@@ -101,7 +103,8 @@ class Feeder(torch.utils.data.Dataset):
             raise ValueError(
                 f"p_interval={p_interval}: a share of the clip in (0, 1], or two, the smaller first"
             )
-        angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,) * 3
+        angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,)
+        angles = tuple(angles) * 3 if len(angles) == 1 else tuple(angles)
         if len(angles) != 3 or not 0 <= rand_scale < 1:
             raise ValueError(
                 f"rand_rotate={rand_rotate}, rand_scale={rand_scale}: one angle or three (x, y, z), "

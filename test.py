@@ -1,6 +1,6 @@
 """Test a trained network on the test part of its data, which training never touches.
 
-    python test.py checkpoints/xview-traversal-hierarchical/best.pt
+    python test.py checkpoints/NTU-RGB-D-xview-traversal-hierarchical/best.pt
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion,
 and the accuracy of each class; writes best_test.json and best_confusion.png (for last.pt: last_...)
@@ -58,7 +58,10 @@ def main():
     try:
         checkpoint = engine.load_checkpoint(arguments.checkpoint)
         folder = arguments.data or checkpoint["config"]["data"]
-        feeder = open_test_data(checkpoint, folder, arguments.checkpoint, arguments.mmap)
+        try:
+            feeder = open_test_data(checkpoint, folder, arguments.checkpoint, arguments.mmap)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; or say with --data where it is") from error
         device = engine.open_device(arguments.device)
         if arguments.temporal_weight is not None:
             checkpoint["network"]["temporal_weight"] = arguments.temporal_weight
@@ -66,8 +69,6 @@ def main():
         clips = range(len(feeder))
         batches = engine.loader(feeder, clips, arguments.batch_size, False, arguments.workers, device)
         results, posterior, label = engine.evaluate(model, batches, device, "test")
-    except FileNotFoundError as error:
-        raise SystemExit(f"test.py: {error}; or say with --data where the data is") from error
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
 

@@ -30,7 +30,7 @@ class Config:
 
     # Data
     data: str = "NTU-RGB-D/xview"  # a folder made by convert_data.py
-    name: str = ""  # the run's folder in checkpoints/; "": <benchmark>-<spatial>-<temporal>
+    name: str = ""  # the run's folder in checkpoints/; "": <data>-<spatial>-<temporal>
     held_out: float = 0.05  # least share of the training clips that chooses best.pt: those of whole
     #                         performers; 0: train on every clip, best.pt is the last epoch
     # Network (model.py)
@@ -131,7 +131,8 @@ def open_data(config):
 
 
 def run_name(config):
-    return config.name or f"{Path(config.data).name}-{config.spatial}-{config.temporal}"
+    parts = (part.strip("/\\:.") for part in Path(config.data).parts[-2:])
+    return config.name or "-".join((*filter(None, parts), config.spatial, config.temporal))
 
 
 def commit():
@@ -149,7 +150,7 @@ def main(config, resume=False, overwrite=False):
     """Train; returns the run's folder."""
     folder = Path("checkpoints") / run_name(config)
     last = folder / "last.pt"
-    if last.exists() and not (resume or overwrite):
+    if not (resume or overwrite) and (last.exists() or (folder / "best.pt").exists()):
         raise ValueError(
             f"{folder} holds a run: go on with it (--resume), choose another --name, or replace it "
             "(--overwrite)"
@@ -180,12 +181,23 @@ def main(config, resume=False, overwrite=False):
     # What does not fit together shows here, before anything of an earlier run is replaced.
     still = feeder.without_randomness()
     model.eval()(still[[0]][0].to(device))
+    batches = engine.loader(feeder, training, config.batch_size, True, config.workers, device)
+    check = engine.loader(still, held_out, config.batch_size, False, 0, device)
 
+    # What a resumed run must find again.
+    data = {"layout": feeder.layout.to_dict(), "classes": meta["classes"],
+            "clips": {"training": len(training), "held_out": len(held_out)}}  # fmt: skip
     first_epoch, best = 1, [-1.0, 0.0]
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.jsonl"
     if resume:
-        state = engine.load_checkpoint(last, device)
+        state = engine.load_checkpoint(last)
+        differing = [key for key, value in data.items() if state[key] != value]
+        if differing:
+            raise ValueError(
+                f"{config.data} is not the data of {last}: other {', '.join(differing)}. Give the "
+                "folder it was trained on with --data"
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -194,20 +206,17 @@ def main(config, resume=False, overwrite=False):
         log.write_text("".join(lines), encoding="utf-8")
         engine.set_random_state(state["random"])
     else:
-        for pattern in ("*.pt", "*_test.json", "*_confusion.png", "curves.png"):
-            for path in folder.glob(pattern):  # of the run that is replaced
-                path.unlink()
+        endings = (".pt", ".pt.partial", "_test.json", "_confusion.png")
+        for path in ("curves.png", *(stem + end for stem in ("last", "best") for end in endings)):
+            (folder / path).unlink(missing_ok=True)  # of the run that is replaced
         log.write_text("", encoding="utf-8")
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
-             "device": engine.device_name(device),
-             "clips": {"training": len(training), "held_out": len(held_out)},
+             "device": engine.device_name(device), "clips": data["clips"],
              "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"{folder}: {len(training)} clips to train on, {len(held_out)} held out, "
           f"{about['parameters']:,} parameters, on {about['device']}")  # fmt: skip
 
-    batches = engine.loader(feeder, training, config.batch_size, True, config.workers, device)
-    check = engine.loader(still, held_out, config.batch_size, False, 0, device)
     for epoch in range(first_epoch, config.epochs + 1):
         began = time.perf_counter()
         line = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
@@ -224,8 +233,7 @@ def main(config, resume=False, overwrite=False):
         contents = {
             "model": model.state_dict(),
             "network": network,
-            "layout": feeder.layout.to_dict(),
-            "classes": meta["classes"],
+            **data,
             "feeding": feeding,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
@@ -278,8 +286,8 @@ def parse_arguments():
     given = vars(parser.parse_args())
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    given = SETTINGS[given.pop("setting", "published")] | given
-    config = replace(Config(), **given)
+    named = SETTINGS[given.pop("setting", "published")]
+    config = replace(Config(), **named | given)
     if resume:  # the run's own settings hold
         saved = engine.load_checkpoint(f"checkpoints/{run_name(config)}/last.pt")["config"]
         saved = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
@@ -289,7 +297,7 @@ def parse_arguments():
                 f"a resumed run keeps its settings; differing here: {', '.join(differing)}. "
                 f"These may change: {', '.join(RESUMABLE)}"
             )
-        print("resuming with the run's own settings, not those at the top of train.py")
+        print("resuming with the run's own settings, not those of train.py or --setting")
         config = replace(Config(**saved), **given)
     return config, resume, overwrite
 

@@ -163,6 +163,9 @@ def test_other_things_in_the_folder(tmp_path):
     assert "the name is not of the form" in reasons["walk.skeleton"]
     assert "action 61" in reasons[NAME.replace("A010", "A061")]
     assert "the same name as" in reasons[NAME]
+    (tmp_path / NAME).write_bytes(b"")  # the first of two is damaged: the second one counts
+    again = convert(NTU, tmp_path, tmp_path / "out")["xview"]
+    assert again["clips"] == {"train": 1, "val": 1}
     reason = reasons[NAME.replace("P001", "P002")]  # on Windows the system says it otherwise
     assert "directory" in reason.lower() or "permission" in reason.lower()
 

@@ -164,6 +164,11 @@ def test_a_single_share_is_the_middle_of_the_clip(paths, clips):
         np.testing.assert_allclose(data[:, -1], clips[3][44], atol=1e-5)
 
 
+def test_one_angle_is_for_all_axes(paths):
+    for angle in (0.3, [0.3], (0.3, 0.3, 0.3)):
+        assert Feeder(*paths, rand_rotate=angle).transform["rotate"] == (0.3, 0.3, 0.3)
+
+
 def test_an_empty_batch(paths):
     assert Feeder(*paths, window_size=30)[[]][0].shape == (0, 3, 30, 25, 2)
 

@@ -33,7 +33,7 @@ def workplace(tmp_path_factory, raw):
 def trained(workplace):
     done = run(workplace, "train.py", *TINY)
     assert "python test.py" in done.stdout
-    return workplace / "checkpoints" / "xview-traversal-hierarchical"
+    return workplace / "checkpoints" / "NTU-RGB-D-xview-traversal-hierarchical"
 
 
 def run(folder, script, *arguments, fails=False):
@@ -101,6 +101,8 @@ def test_resume(trained, workplace):
         return [(line["train"], line["held_out"]) for line in lines]
 
     assert losses(workplace / "checkpoints/broken") == losses(trained)
+    done = run(workplace, "train.py", "--name", "broken", "--resume", "--setting", "small")
+    assert losses(workplace / "checkpoints/broken") == losses(trained)  # finished, and not changed
     done = run(workplace, "train.py", "--name", "broken", "--resume", "--units", 13, fails=True)
     assert "a resumed run keeps its settings; differing here: units" in done.stderr
     done = run(workplace, "train.py", "--name", "gone", "--resume", fails=True)
@@ -119,7 +121,7 @@ def test_train_errors(trained, workplace, tmp_path):
     for wrong, message in (
         (("--epochs", 0), "epochs=0: must be at least 1"), (("--batch_size", 0), "batch_size=0"),
         (("--crop", 0.5, 0.9, 1), "p_interval"), (("--rotate", 0.1, 0.2), "one angle or three"),
-        (("--device", "gpu"), "device 'gpu' cannot be used"),
+        (("--workers", -1), "workers"), (("--device", "gpu"), "device 'gpu' cannot be used"),
         (("--temporal_weight", 3), "between 0 and 1"),
     ):  # fmt: skip
         assert message in run(workplace, "train.py", *TINY, "--name", "x", *wrong, fails=True).stderr
@@ -158,6 +160,7 @@ def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
     assert "not a checkpoint" in fails(tmp_path / "bad.pt")
     message = fails(trained / "best.pt", "--data", tmp_path)
     assert "val_data.npy is missing" in message and "say with --data" in message
+    assert "--data" not in fails("gone.pt")
     assert "between 0 and 1" in fails(trained / "best.pt", "--temporal_weight", 5)
     assert "device 'gpu' cannot be used here" in fails(trained / "best.pt", "--device", "gpu")
     assert "batch_size" in fails(trained / "best.pt", "--batch_size", 0)

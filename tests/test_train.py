@@ -228,6 +228,30 @@ def test_a_checkpoint_rebuilds_the_model(config):
     assert posterior.shape == (len(feeder), 3, 60) and label.tolist() == feeder.label.tolist()
 
 
+def test_a_run_is_resumed_on_its_own_data_only(config):
+    """The data may have moved; another benchmark's would put test clips into the training."""
+    folder = train.main(replace(config, epochs=1))
+    moved = f"{config.data}-moved"
+    shutil.move(config.data, moved)
+    train.main(replace(config, epochs=2, data=moved), resume=True)
+    before = (folder / "log.jsonl").read_text()
+    with open(f"{moved}/meta.json", encoding="utf-8") as file:
+        meta = json.load(file)
+    meta["classes"] = meta["classes"][::-1]
+    with open(f"{moved}/meta.json", "w", encoding="utf-8") as file:
+        json.dump(meta, file)
+    with pytest.raises(ValueError, match=r"other classes.*--data"):
+        train.main(replace(config, data=moved), resume=True)
+    assert (folder / "log.jsonl").read_text() == before
+
+
+def test_run_names_say_which_data():
+    for data in ("NTU-RGB-D/xview", "NTU-RGB-D/xview/", "/home/me/NTU-RGB-D/xview"):
+        assert train.run_name(train.Config(data=data)) == "NTU-RGB-D-xview-traversal-hierarchical"
+    for data in ("xsub", "../xsub", "./xsub", "/xsub"):
+        assert train.run_name(train.Config(data=data)) == "xsub-traversal-hierarchical"
+
+
 def test_without_held_out_clips_best_is_the_last_epoch(config):
     folder = train.main(replace(config, held_out=0.0, epochs=2))
     assert load(folder, "best.pt")["epoch"] == 2
