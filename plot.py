@@ -80,7 +80,9 @@ def curves(runs, path):
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     title = names[0] if len(logs) == 1 else "two-stream fusion"
-    figure.suptitle(f"{title}: dashed training, solid held-out clips", fontsize=11, color=INK)
+    held_out = any("held_out" in log[0] for _, log in logs)
+    lines = "dashed training, solid held-out clips" if held_out else "training clips"
+    figure.suptitle(f"{title}: {lines}", fontsize=11, color=INK)
     save(figure, path)
 
 
