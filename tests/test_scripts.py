@@ -184,10 +184,10 @@ def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
 def test_plot(trained, workplace):
     out = workplace / "pictures"
     height, width = {}, {}
-    broken = workplace / "checkpoints/broken"
+    other = workplace / "other" / trained.name  # another run of the same name
+    shutil.copytree(trained, other, dirs_exist_ok=True)
     for name, *sources in (
-        ("curves", trained), ("curves", trained, broken),
-        ("curves", trained, broken, "checkpoints/broken"),
+        ("curves", trained), ("curves", trained, other),
         ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",),
     ):  # fmt: skip
         path = out / f"{name}{len(sources)}.png"
