@@ -47,8 +47,8 @@ def loader(feeder, clips, batch_size, shuffle, workers=0, device="cpu"):
 def train_epoch(model, batches, optimizer, device, description=""):
     """One pass over the training clips; returns metrics (see `Metrics`) of the training scores.
 
-    The loss is the sum of both streams' cross entropies (Section 4.2: the streams are trained, their
-    posteriors fused). Raises FloatingPointError when it is no longer finite.
+    The loss is the sum of both streams' cross entropies: they share no weights, so this trains each
+    alone, and only their posteriors are fused. Raises FloatingPointError when it is no longer finite.
     """
     model.train()
     metrics = Metrics(model)

@@ -2,14 +2,14 @@
 moving body along time, the other along the skeleton, and their class posteriors are averaged.
 
     clip (N, C, T, V, M) -- bodies that are present --> (B, C, T, V)
-        temporal RNN   a step is a frame: all joints of the frame        T steps       Section 3.1
-        spatial RNN    a step is a joint: its way through a time window  V or 2V - 1   Section 3.2
+        temporal RNN   a step is a frame: all joints of the frame        T steps
+        spatial RNN    a step is a joint: its way through a time window  V or 2V - 1 steps
     features of a body -> mean over the bodies of the clip -> class scores of each stream
-    two-stream score = weight * softmax(temporal) + (1 - weight) * softmax(spatial)    Section 3.3
+    two-stream score = weight * softmax(temporal) + (1 - weight) * softmax(spatial)
 
 Letters: N clips, C coordinates, T frames, V joints, M places for bodies, B bodies present in the
-batch, S steps of a recurrent network, F features. Positions in the paper's words: "temporal RNN",
-"spatial RNN", "stacked" and "hierarchical", "chain" and "traversal" mean the same here.
+batch, S steps of a recurrent network, F features. The paper's words mean the same here: temporal and
+spatial RNN, stacked and hierarchical, chain and traversal sequence.
 """
 
 from typing import NamedTuple
@@ -113,13 +113,13 @@ class TwoStreamRNN(nn.Module):
         return highest.masked_fill(~there.any(1, keepdim=True), 0)
 
     def posterior(self, scores):
-        """Late fusion (Section 3.3): Scores -> class probabilities (N, classes)."""
+        """Late fusion, the weighted mean of the softmax posteriors: Scores -> class probabilities (N, classes)."""
         temporal, spatial = (s.float().softmax(1) for s in scores)
         return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
 
 
 class TemporalRNN(nn.Module):
-    """Reads the body frame by frame (Section 3.1).
+    """Reads the body frame by frame (the paper's "temporal RNN").
 
     stacked       LSTM layers over the coordinates of all joints
     hierarchical  an LSTM for each part (two arms, trunk, two legs); their outputs, side by side,
@@ -154,7 +154,7 @@ class TemporalRNN(nn.Module):
 
 
 class SpatialRNN(nn.Module):
-    """Reads the skeleton joint by joint (Section 3.2): a step is one joint and its input is the
+    """Reads the skeleton joint by joint (the paper's "spatial RNN"): a step is one joint and its input is the
     joint's way through a window of time, so that the sequence runs over the body, not over time.
 
     chain      every joint once: arms, trunk, legs, the trunk in the middle

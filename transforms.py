@@ -18,7 +18,7 @@ def uniform(low, high, shape, generator=None, device=None):
     return low + (high - low) * torch.rand(shape, generator=generator, device=device)
 
 
-# Space: Section 3.4 of the paper, "3D transformation of skeletons".
+# Space: the paper's "3D transformation of skeletons".
 
 
 def rotation(angles):
