@@ -113,7 +113,7 @@ class TwoStreamRNN(nn.Module):
         return highest.masked_fill(~there.any(1, keepdim=True), 0)
 
     def posterior(self, scores):
-        """Late fusion, the weighted mean of the softmax posteriors: Scores -> class probabilities (N, classes)."""
+        """Late fusion, the mean of the posteriors: Scores -> class probabilities (N, classes)."""
         temporal, spatial = (s.float().softmax(1) for s in scores)
         return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
 
@@ -154,8 +154,8 @@ class TemporalRNN(nn.Module):
 
 
 class SpatialRNN(nn.Module):
-    """Reads the skeleton joint by joint (the paper's "spatial RNN"): a step is one joint and its input is the
-    joint's way through a window of time, so that the sequence runs over the body, not over time.
+    """Reads the skeleton joint by joint (the paper's "spatial RNN"): a step is one joint and its input
+    is the joint's way through a window of time; the sequence runs over the body, not over time.
 
     chain      every joint once: arms, trunk, legs, the trunk in the middle
     traversal  a walk over the tree of bones, every bone forward and back, so that neighbours in the

@@ -1,7 +1,7 @@
 """Body layouts: joints, bones and parts, and the joint orders that the networks read.
 
 A layout is a tree of joints. Only the tree and its parts are written down here; the chain and the
-traversal (the sequences of the paper's spatial RNN) are derived from them, so that they hold for any layout.
+traversal, the sequences of the paper's spatial RNN, are derived from them and so hold for any layout.
 """
 
 import json
