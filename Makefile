@@ -1,5 +1,5 @@
 # Two commands on a machine with only Python 3.10+ and make:
-#   make demo    synthetic data -> convert -> train -> test -> pictures, a few minutes on two cores
+#   make demo    synthetic data -> convert -> train -> test -> pictures, about a minute on two cores
 #   make test    linter and tests
 # Commands for people without make stand in the README.
 

@@ -351,7 +351,7 @@ def convert(dataset, data_path, out_folder, ignored=frozenset()):
     if not paths:
         raise FileNotFoundError(
             f"no {dataset.pattern} files in {data_path}: give the folder that holds the raw files of "
-            f"{dataset.title} with --data_path"
+            f"{dataset.title} with --data_path, or another --dataset ({', '.join(DATASETS)})"
         )
     writers = {
         (benchmark, part): PartWriter(Path(out_folder) / benchmark, part, dataset.layout)

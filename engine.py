@@ -124,13 +124,16 @@ def load_checkpoint(path):
 
     Raises FileNotFoundError or ValueError with the remedy.
     """
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is a folder: give a checkpoint in it, {path}/best.pt")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing: python train.py makes checkpoints")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         version = contents["version"]
     except Exception as error:  # damaged files raise nearly anything
-        raise ValueError(f"{path} is not a checkpoint of train.py: {error}") from error
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:80]
+        raise ValueError(f"{path} is not a checkpoint of train.py ({reason})") from error
     if version != VERSION:
         raise ValueError(f"{path} has version {version}, this code reads {VERSION}: train again")
     return contents

@@ -105,10 +105,10 @@ class Feeder(torch.utils.data.Dataset):
             )
         angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,)
         angles = tuple(angles) * 3 if len(angles) == 1 else tuple(angles)
-        if len(angles) != 3 or not 0 <= rand_scale < 1:
+        if len(angles) != 3 or max(angles) > np.pi or not 0 <= rand_scale < 1:
             raise ValueError(
                 f"rand_rotate={rand_rotate}, rand_scale={rand_scale}: one angle or three (x, y, z), "
-                "in radians, and a scale from 0 to less than 1"
+                "in radians, at most pi, and a scale from 0 to less than 1"
             )
 
         self.data_path, self.mmap = Path(data_path), mmap

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 
 matplotlib.use("Agg")
@@ -75,6 +76,7 @@ def curves(runs, path):
                     axis.plot(epochs, values, style, color=color, label=named, marker=marker,
                               linewidth=1.6 if style == "-" else 1.1)  # fmt: skip
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set_ylabel("accuracy, %" if metric == "accuracy" else "cross entropy")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -143,7 +145,7 @@ def skeletons(folder, path, classes=6, stills=8):
     for axis, label in zip(axes[:, 0], labels, strict=True):
         clip = int((feeder.label == label).nonzero()[0, 0])
         data = feeder[clip][0].permute(1, 3, 2, 0).numpy()  # (T, M, V, C)
-        step = max(1.3, 1.15 * (data[..., 0].max() - data[..., 0].min()))
+        step = max(1.3, 1.7 * (data[..., 0].max() - data[..., 0].min()))
         for time, bodies in enumerate(data):
             for body in bodies:
                 if body.any():
@@ -236,14 +238,15 @@ def architecture(path):
     box(25, 11.5, 17, 7.6, "joints in order\nchain (V) or\ntraversal (2V - 1)", orange, 8)
     arrow((42.4, 15.3), (49.5, 15.3))
     box(50, 11.5, 15, 7.6, "LSTM layers", orange)
-    axis.text(33.5, 20.9, "hierarchical (drawn), or stacked: LSTM layers over all joints",
-              fontsize=7.8, color=blue, ha="left", va="center", style="italic")  # fmt: skip
+    axis.text(69, 44.6, "hierarchical (drawn), or stacked: LSTM layers over all joints",
+              fontsize=7.8, color=blue, ha="left", va="baseline", style="italic")  # fmt: skip
     for y, color in ((29.5, blue), (11.5, orange)):
         arrow((65.4, y + 3.8), (68.5, y + 3.8))
         box(69, y, 14, 7.6, "max over steps,\nmean over bodies", color, 8)
         arrow((83.4, y + 3.8), (86, y + 3.8))
         box(86.5, y, 8, 7.6, "softmax", color, 8)
-    arrow((17.4, 25), (21, 25), (21, 33.3), (24.6, 33.3))
+    for i in range(5):
+        arrow((17.4, 25), (21, 25), (21, 40.7 - 3.7 * i), (24.6, 40.7 - 3.7 * i))
     arrow((17.4, 21), (21, 21), (21, 15.3), (24.6, 15.3))
     box(99, 18.5, 10, 9, "weighted\nmean of\nposteriors", green)
     arrow((94.9, 33.3), (104, 33.3), (104, 28))

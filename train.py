@@ -26,7 +26,8 @@ from model import TwoStreamRNN
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters: edit them here or give them on the command line."""
+    """Hyperparameters: edit them here or give them on the command line. A named `--setting` (SETTINGS,
+    below) replaces what it names, whatever stands here."""
 
     # Data
     data: str = "NTU-RGB-D/xview"  # a folder made by convert_data.py
@@ -151,9 +152,9 @@ def main(config, resume=False, overwrite=False):
     folder = Path("checkpoints") / run_name(config)
     last = folder / "last.pt"
     if not (resume or overwrite) and (last.exists() or (folder / "best.pt").exists()):
+        go_on = "go on with it (--resume), " if last.exists() else ""
         raise ValueError(
-            f"{folder} holds a run: go on with it (--resume), choose another --name, or replace it "
-            "(--overwrite)"
+            f"{folder} holds a run: {go_on}choose another --name, or replace it (--overwrite)"
         )
     for field in ("epochs", "batch_size", "units", "part_units", "layers", "spatial_window"):
         if getattr(config, field) < 1:
@@ -202,6 +203,7 @@ def main(config, resume=False, overwrite=False):
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         first_epoch, best = state["epoch"] + 1, state["best"]
+        print(f"resuming after epoch {state['epoch']} of {config.epochs} with the run's own settings")
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)[: state["epoch"]]
         log.write_text("".join(lines), encoding="utf-8")
         engine.set_random_state(state["random"])
@@ -271,7 +273,7 @@ def parse_arguments():
     """-> (config, resume, overwrite); every field of Config is an option."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS)  # fmt: skip
+        argument_default=argparse.SUPPRESS, allow_abbrev=False)  # fmt: skip
     for field in fields(Config):
         kind = type(field.default)
         shape = {"type": kind, "metavar": kind.__name__.upper()}
@@ -289,7 +291,10 @@ def parse_arguments():
     named = SETTINGS[given.pop("setting", "published")]
     config = replace(Config(), **named | given)
     if resume:  # the run's own settings hold
-        saved = engine.load_checkpoint(f"checkpoints/{run_name(config)}/last.pt")["config"]
+        last = Path("checkpoints") / run_name(config) / "last.pt"
+        if not last.exists():
+            raise ValueError(f"{last} is missing, so no epoch was finished: start without --resume")
+        saved = engine.load_checkpoint(last)["config"]
         saved = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
         differing = [key for key in given if key not in RESUMABLE and given[key] != saved[key]]
         if differing:
@@ -297,13 +302,18 @@ def parse_arguments():
                 f"a resumed run keeps its settings; differing here: {', '.join(differing)}. "
                 f"These may change: {', '.join(RESUMABLE)}"
             )
-        print("resuming with the run's own settings, not those of train.py or --setting")
         config = replace(Config(**saved), **given)
     return config, resume, overwrite
 
 
 if __name__ == "__main__":
     try:
-        main(*parse_arguments())
+        arguments = parse_arguments()
+        main(*arguments)
+    except KeyboardInterrupt:
+        name = run_name(arguments[0])
+        raise SystemExit(
+            f"\ntrain.py: stopped; go on with: python train.py --name {name} --resume"
+        ) from None
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"train.py: {error}") from error

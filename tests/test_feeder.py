@@ -379,6 +379,7 @@ def test_an_unknown_layout_is_named(write_part):
         ({"p_interval": (0.2, 0.5, 1)}, "p_interval"),
         ({"rand_rotate": (0.1, 0.2)}, "one angle or three"),
         ({"rand_scale": 2}, "less than 1"),
+        ({"rand_rotate": 17}, "in radians"),
         ({"layout": KINECT_V1}, "25 joints, layout kinect-v1 has 20"),
     ],
 )
