@@ -5,16 +5,13 @@ whole batch at once, by torch, where the data lies (CPU or GPU); one clip is a b
 """
 
 import copy
-import io
-import json
-import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import transforms
-from skeleton import LAYOUTS, Layout
+from storage import find_layout, read_array, read_part
 
 ORIGINS = ("none", "first", "each", "start", "view")
 
@@ -54,7 +51,7 @@ class Feeder(torch.utils.data.Dataset):
     Camera, for training
         random_move  a slow random drift of the camera during the clip, before normalisation (which
                      undoes those parts of it that move the origin)
-    3D transforms of the paper, for training
+    3D transforms of the paper, for training (2D data: in the plane)
         rand_rotate  largest angle in radians about each axis, or one for each (x, y, z)
         rand_scale   sizes along the axes are drawn from 1 +- this
         rand_shear   shear amounts are drawn from +- this
@@ -112,11 +109,12 @@ class Feeder(torch.utils.data.Dataset):
             )
 
         self.data_path, self.mmap = Path(data_path), mmap
-        self.data = read_array(data_path, mmap)
-        self.num_frame = read_array(num_frame_path)
-        self.name, self.label = read_labels(label_path)
+        part = read_part(data_path, label_path, num_frame_path, mmap)
+        self.data, self.num_frame, self.name, self.label = part
         self.padded = self.data.ndim == 5
-        self._check(label_path, num_frame_path)
+        self.channels = self.data.shape[1]
+        if not len(self.num_frame) or not self.num_frame.max():
+            raise ValueError(f"{data_path} holds no clips; skipped.csv beside its folder may say why")
         self.layout = layout or find_layout(self.data_path, self.data.shape[-2])
         if len(self.layout.joints) != self.data.shape[-2]:
             raise ValueError(
@@ -143,33 +141,9 @@ class Feeder(torch.utils.data.Dataset):
             self.window = {"cut": anywhere if random_choose or random_valid_choose else 0.5}
             self.window["place"] = anywhere if random_shift or random_valid_choose else 0.0
         self.random_move = random_move
+        if self.channels == 2:
+            angles = (0.0, 0.0, angles[2])
         self.transform = {"rotate": angles, "scale": rand_scale, "sheared": rand_shear}
-
-    def _check(self, label_path, num_frame_path):
-        shape, counts = self.data.shape, self.num_frame
-        if len(shape) not in (4, 5) or counts.ndim != 1:
-            raise ValueError(
-                f"{self.data_path}: shape {shape} is neither (frames, C, V, M) nor "
-                "(N, C, T, V, M); make the data again with convert_data.py"
-            )
-        clips = {label_path: len(self.label), num_frame_path: len(counts)}
-        if self.padded:
-            clips[self.data_path] = shape[0]
-        if len(set(clips.values())) != 1:
-            listing = ", ".join(f"{path} {count}" for path, count in clips.items())
-            raise ValueError(
-                f"these files hold different numbers of clips: {listing}. They come from different "
-                "conversions; make all of them again with convert_data.py"
-            )
-        if not len(counts) or not counts.max():
-            raise ValueError(f"{self.data_path} holds no clips; see skipped in its meta.json")
-        frames = shape[2] if self.padded else shape[0]
-        used = counts.max() if self.padded else counts.sum()
-        if counts.min() < 0 or (used > frames if self.padded else used != frames):
-            raise ValueError(
-                f"{num_frame_path} counts {used} frames and {self.data_path} holds {frames}. They "
-                "come from different conversions; make both again with convert_data.py"
-            )
 
     def __len__(self):
         return len(self.label)
@@ -226,7 +200,7 @@ class Feeder(torch.utils.data.Dataset):
         if any(np.any(size) for size in self.transform.values()):
             draw = {"generator": generator, "device": data.device}
             matrix = transforms.random_matrix(len(data), **self.transform, **draw)
-            data = transforms.apply(data, matrix)
+            data = transforms.apply(data, matrix[:, : self.channels, : self.channels])
         return data, self.label[index]
 
     def _frames(self, clip, frame):
@@ -299,73 +273,3 @@ def bone_length(data, layout):
     count = transforms.present(data).sum((1, 2)) * len(joint)
     mean = bones.sum((1, 2, 3)) / count.clamp(min=1)
     return torch.where(mean > 0, mean, 1.0)
-
-
-def part_files(folder, part):
-    """The three files of a part ("train" or "val") of a benchmark, in the order Feeder takes."""
-    return [Path(folder) / f"{part}_{end}" for end in ("data.npy", "label.pkl", "num_frame.npy")]
-
-
-def read_array(path, mmap=False):
-    """An array from a .npy file. FileNotFoundError names the command that makes it."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: make it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, "
-            "UTD-MHAD), or 'make demo' for synthetic data; see the README"
-        )
-    try:
-        array = np.load(path, mmap_mode="r" if mmap else None)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged, convert the data again: {error}") from error
-    if not array.dtype.isnative:
-        raise ValueError(f"{path} has the byte order of another machine: convert the data here")
-    return array
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, strings and numbers only: loading a label file never runs code."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it holds a {module}.{name} object")
-
-
-def read_labels(path):
-    """(names, labels) from a .pkl file; ValueError for anything but names and whole numbers."""
-    if not Path(path).is_file():
-        read_array(path)
-    try:
-        names, labels = _PlainUnpickler(io.BytesIO(Path(path).read_bytes())).load()
-        plain = all(type(label) is int and label >= 0 for label in labels)
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise ValueError(f"{path} is not a pickle of (names, labels): {error}") from error
-    if not plain or len(names) != len(labels):
-        raise ValueError(f"{path}: needs one name and one label, counted from 0, for each clip")
-    return list(names), list(labels)
-
-
-def read_meta(folder):
-    """The meta.json that convert_data.py wrote beside the arrays, or {} without one."""
-    path = Path(folder) / "meta.json"
-    if not path.is_file():
-        return {}
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if "layout" in meta:
-            Layout.from_dict(meta["layout"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, convert the data again: {error!r}") from error
-    return meta
-
-
-def find_layout(data_path, joints):
-    """The layout of the data's meta.json, else the Kinect with as many joints."""
-    layout = read_meta(Path(data_path).parent).get("layout")
-    known = [Layout.from_dict(layout)] if layout else LAYOUTS.values()
-    for candidate in known:
-        if len(candidate.joints) == joints:
-            return candidate
-    raise ValueError(
-        f"{data_path} has {joints} joints; the layouts here have "
-        + ", ".join(f"{len(c.joints)} ({c.name})" for c in known)
-        + ". Give Feeder a layout, or put one into meta.json beside the data"
-    )

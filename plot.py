@@ -131,7 +131,8 @@ def draw_body(axis, joints, layout, **style):
 
 def skeletons(folder, path, classes=6, stills=8):
     """Stills of one test clip of each of several classes, time running to the right."""
-    from feeder import Feeder, part_files, read_meta
+    from feeder import Feeder
+    from storage import part_files, read_meta
 
     feeder = Feeder(
         *part_files(folder, "val"), window_size=stills, origin_transfer="start", normalization=False
@@ -149,7 +150,7 @@ def skeletons(folder, path, classes=6, stills=8):
         for time, bodies in enumerate(data):
             for body in bodies:
                 if body.any():
-                    draw_body(axis, body + (time * step, 0, 0), feeder.layout)
+                    draw_body(axis, body + step * time * np.eye(1, body.shape[1]), feeder.layout)
         axis.set_aspect("equal", anchor="W")
         axis.axis("off")
         axis.set_title(title[int(label)] if title else f"class {label}", fontsize=9, loc="left",

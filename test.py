@@ -16,8 +16,9 @@ import torch
 
 import engine
 import plot
-from feeder import Feeder, part_files, read_meta
+from feeder import Feeder
 from skeleton import Layout
+from storage import part_files, read_meta
 
 
 def open_test_data(checkpoint, folder, path, mmap=False):

@@ -20,8 +20,9 @@ import torch
 
 import engine
 import plot
-from feeder import Feeder, part_files, read_meta
+from feeder import Feeder
 from model import TwoStreamRNN
+from storage import part_files, read_meta
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def main(config, resume=False, overwrite=False):
         field: getattr(config, field)
         for field in ("temporal", "spatial", "units", "part_units", "layers", "bidirectional",
                       "dropout", "pooling", "spatial_window", "body_fusion", "temporal_weight")
-    }  # fmt: skip
+    } | {"channels": feeder.channels}  # fmt: skip
     model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **network).to(device)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

@@ -86,7 +86,7 @@ def random_move(data, rotate=0.17, scale=0.1, distance=0.2, generator=None):
     """A slow drift of the camera: rotation, size and position change evenly over the window
     between two random states (rotation about y up to `rotate` radians, size 1 +- scale,
     position up to `distance` along each axis, in the unit of the data)."""
-    count, _, frames = data.shape[:3]
+    count, channels, frames = data.shape[:3]
     draw = {"generator": generator, "device": data.device}
     time = torch.linspace(0, 1, frames, device=data.device)[None, :, None]
 
@@ -96,7 +96,8 @@ def random_move(data, rotate=0.17, scale=0.1, distance=0.2, generator=None):
 
     angle = torch.nn.functional.pad(drift(-rotate, rotate, 1), (1, 1))
     matrix = rotation(angle) * drift(1 - scale, 1 + scale, 1)[..., None]
-    return translate(apply(data, matrix), drift(-distance, distance, 3).mT[..., None])
+    moved = apply(data, matrix[..., :channels, :channels])
+    return translate(moved, drift(-distance, distance, channels).mT[..., None])
 
 
 # Time: windows as tables of positions.

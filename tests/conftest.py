@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import convert_data
+import sources
 import synthesize
 
 ACTIONS = (1, 10, 24, 58)  # one of them, 58, with two people
@@ -23,7 +24,7 @@ def raw(tmp_path_factory):
 def data(raw, tmp_path_factory):
     """The same, converted: a folder with xsub and xview."""
     folder = tmp_path_factory.mktemp("data")
-    convert_data.convert(convert_data.DATASETS["ntu"], raw, folder)
+    convert_data.convert(sources.open_source([raw]), folder)
     return folder
 
 

@@ -1,15 +1,37 @@
+"""Conversion: every input form, the splits, damaged input, and nothing lost whatever happens."""
+
+import csv
 import json
+import os
 import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from helpers import NAME, Malicious, skeleton_text, standing
 
 import convert_data
-from convert_data import DATASETS, SkippedFile, convert, follow_bodies, parse_skeleton
-from feeder import read_labels
+import recordings
+import sources
+import storage
+from convert_data import convert
+from feeder import Feeder
+from recordings import SkippedFile
 from skeleton import KINECT_V2
+from sources import in_parallel, open_source
+from storage import part_files, read_labels, read_meta
 
-NTU = DATASETS["ntu"]
+ROOT = Path(convert_data.__file__).parent
+
+
+def convert_to(out, *paths, dataset="ntu", padded=False, strict=False, **options):
+    """Convert `paths` -> (out, meta.json's contents, faults)."""
+    metas, faults = convert(open_source(paths, dataset, **options), out, padded, strict)
+    return out, metas, faults
 
 
 def load(folder, part):
@@ -19,56 +41,11 @@ def load(folder, part):
             np.load(folder / f"{part}_num_frame.npy"))  # fmt: skip
 
 
-def plain_parse(path):
-    """The file format read line by line with float(): a list over frames of lists of (ID, (25, 3))."""
-    lines = iter(path.read_text().splitlines())
-    frames = []
-    for _ in range(int(next(lines))):
-        bodies = []
-        for _ in range(int(next(lines))):
-            body_id = int(next(lines).split()[0])
-            rows = [next(lines).split()[:3] for _ in range(int(next(lines)))]
-            bodies.append((body_id, [[float(v) for v in row] for row in rows]))
-        frames.append(bodies)
-    return frames
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def skeleton_text(bodies, joints=25, newline="\r\n"):
-    """A raw file; bodies: list over frames of lists of (ID, (25, 3))."""
-    lines = [str(len(bodies))]
-    for shown in bodies:
-        lines.append(str(len(shown)))
-        for body_id, places in shown:
-            lines += [f"{body_id} 0 1 1 1 1 0 0.02 0.05 2", str(joints)]
-            lines += [" ".join(map(str, row)) + " 277.4 191.8 1036.2 519.1 0 0 0 0 2" for row in places]
-    return (newline.join(lines) + newline).encode()
-
-
-def standing(x=0.0, seed=0):
-    """An upright body (25, 3) at x metres."""
-    rng = np.random.default_rng(seed)
-    return rng.uniform((x - 0.2, -0.9, 2.9), (x + 0.2, 0.9, 3.1), (25, 3))
-
-
-NAME = "S001C002P001R001A010.skeleton"
-
-
-def test_coordinates_equal_those_of_a_plain_parser(raw):
-    for path in sorted(raw.iterdir())[::5]:
-        frame_of, ids, joints = parse_skeleton(path.read_bytes())
-        expected = [(t, *body) for t, shown in enumerate(plain_parse(path)) for body in shown]
-        assert frame_of.tolist() == [t for t, _, _ in expected]
-        assert ids.tolist() == [body_id for _, body_id, _ in expected]
-        np.testing.assert_allclose(joints, [body for _, _, body in expected], atol=1e-6)
-
-
-def test_exponents_negative_zeros_and_unix_line_ends():
-    body = np.zeros((25, 3)).tolist()
-    body[3] = ["1.5E-05", "-0", "-2.25e+0"]
-    for newline in ("\r\n", "\n"):
-        _, ids, joints = parse_skeleton(skeleton_text([[(72057594037931691, body)]], newline=newline))
-        np.testing.assert_array_equal(joints[0, 3], [1.5e-5, 0, -2.25])
-        assert ids[0] == 72057594037931691  # 17 digits, more than a float holds
+# --- Splits -----------------------------------------------------------------------------------------
 
 
 def test_every_clip_lands_in_its_part(data, raw):
@@ -77,7 +54,7 @@ def test_every_clip_lands_in_its_part(data, raw):
         ("xsub", lambda n: int(n[9:12]) != 3),
         ("xview", lambda n: n[7] != "1"),
     ):
-        meta = json.loads((data / benchmark / "meta.json").read_text())
+        meta = read_meta(data / benchmark)
         total = 0
         for part in ("train", "val"):
             array, names, labels, counts = load(data / benchmark, part)
@@ -97,172 +74,598 @@ def test_a_clip_keeps_its_frames(data, raw):
     array, names, _, counts = load(data / "xview", "val")
     start = 0
     for name, count in zip(names, counts, strict=True):
-        expected = convert_data.read_ntu(raw / f"{name}.skeleton").data
-        np.testing.assert_array_equal(array[start : start + count], expected)
+        _, expected = recordings.parse_ntu((raw / f"{name}.skeleton").read_bytes(), "follow")
+        stored = array[start : start + count]
+        np.testing.assert_array_equal(stored[..., : expected.shape[-1]], expected)
+        assert not stored[..., expected.shape[-1] :].any()
         start += count
 
 
 def test_each_file_is_read_once(raw, tmp_path, monkeypatch):
     """The original parsed everything once per benchmark."""
     seen = []
-    read = NTU.read
-    counting = convert_data.DataSet(
-        **{**vars(NTU), "read": lambda path: seen.append(path) or read(path)}
-    )
-    convert(counting, raw, tmp_path)
+    read = sources._content
+    monkeypatch.setattr(sources, "_content", lambda *a: seen.append(a) or read(*a))
+    convert_to(tmp_path, raw)
     assert len(seen) == len(set(seen)) == len(list(raw.iterdir()))
 
 
 def test_ignored_clips_are_left_out(raw, tmp_path):
     names = sorted(path.stem for path in raw.iterdir())
-    metas = convert(NTU, raw, tmp_path, ignored=frozenset(names[:4]))
-    assert metas["xsub"]["ignored"] == 4
+    _, metas, _ = convert_to(tmp_path, raw, ignored=frozenset(names[:4]))
+    assert metas["xsub"]["left_out"] == 4
     assert sum(metas["xsub"]["clips"].values()) == len(names) - 4
 
 
-BAD = {
-    "empty": (b"", "empty"),
-    "one line": (b"3\r\n", "truncated: ends at line 1"),
-    "cut": (skeleton_text([[(1, standing())]] * 3)[:-300], "truncated|not a row of numbers"),
-    "text": (b"<html>\r\n<body>Not found</body>\r\n", "line 1: not a skeleton file"),
-    "binary": (bytes(range(256)) * 20, "not a skeleton file"),
-    "20 joints": (skeleton_text([[(1, standing())]], joints=20), "line 4: not a body of 25 joints"),
-    "word": (skeleton_text([[(1, standing())]]).replace(b"277.4", b"x")
-             .replace(b"\r\n0.", b"\r\nzero."), "not a row of numbers"),
-    "nan": (skeleton_text([[(1, np.full((25, 3), np.nan))]]), "not finite"),
-    "cut in a joint": (skeleton_text([[(1, standing())]] * 3)[:-12], "ends inside a joint"),
-    "all zero": (skeleton_text([[(1, np.zeros((25, 3)))]] * 3), "all bodies are zero"),
-    "nobody": (b"2\r\n0\r\n0\r\n", "no body in any frame"),
+def test_ntu_120(tmp_path):
+    """Cross set-up splits by set-up, cross subject by 53 performers; NTU-60 leaves the rest out."""
+    content = skeleton_text([[(1, standing())]])
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("S017C001P001R001A060", "S018C001P003R001A061", "S032C003P103R001A120"):
+        (raw / f"{name}.skeleton").write_bytes(content)
+    _, metas, faults = convert_to(tmp_path / "120", raw, dataset="ntu120")
+    assert not faults and list(metas) == ["xsub", "xset"]
+    assert load(tmp_path / "120/xset", "train")[1] == ["S018C001P003R001A061", "S032C003P103R001A120"]
+    assert load(tmp_path / "120/xsub", "val")[1:3] == (["S018C001P003R001A061"], [60])
+    _, metas, faults = convert_to(tmp_path / "60", raw)
+    assert not faults and metas["xsub"]["left_out"] == 2
+    assert metas["xsub"]["clips"] == {"train": 1, "val": 0}
+    assert len(recordings.NTU120_TRAINING_PERFORMERS) == 53
+
+
+# --- Input forms ------------------------------------------------------------------------------------
+
+
+def write_zip(out, raw):
+    out.mkdir()
+    files = sorted(raw.iterdir())
+    for i, half in enumerate((files[::2], files[1::2])):
+        with zipfile.ZipFile(out / f"{i}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in half:
+                archive.write(path, f"nturgb+d_skeletons/{path.name}")
+            archive.writestr("__MACOSX/nturgb+d_skeletons/._S001C001P001R001A001.skeleton", b"\0")
+
+
+def clips_of(folder, part):
+    """Lists of name, label, (T, C, V, M)."""
+    data, names, labels, counts = load(folder, part)
+    return list(zip(names, labels, np.split(data, np.cumsum(counts)[:-1]), strict=True))
+
+
+def write_padded(out, data, num_frame=True):
+    for part in ("train", "val"):
+        (out / "xsub").mkdir(parents=True, exist_ok=True)
+        clips = clips_of(data / "xsub", part)
+        array = np.zeros((len(clips), 3, 300, 25, 2), np.float32)
+        for row, (_, _, frames) in zip(array, clips, strict=True):
+            row[:, : len(frames)] = frames.swapaxes(0, 1)
+        ending = "data.npy" if num_frame else "data_joint.npy"  # as 2s-AGCN calls it
+        np.save(out / "xsub" / f"{part}_{ending}", array)
+        if num_frame:
+            np.save(out / "xsub" / f"{part}_num_frame.npy", [len(frames) for *_, frames in clips])
+        labels = ([f"{name}.skeleton" for name, *_ in clips], [label for _, label, _ in clips])
+        (out / "xsub" / f"{part}_label.pkl").write_bytes(pickle.dumps(labels))
+
+
+def write_npz(out, data, compressed=False, one_hot=True):
+    out.mkdir()
+    arrays = {}
+    for part, suffix in (("train", "train"), ("val", "test")):
+        clips = clips_of(data / "xsub", part)
+        x = np.zeros((len(clips), 300, 150), np.float32)
+        for row, (_, _, frames) in zip(x, clips, strict=True):
+            row[: len(frames)] = frames.transpose(0, 3, 2, 1).reshape(len(frames), -1)
+        y = np.array([label for _, label, _ in clips])
+        arrays |= {f"x_{suffix}": x, f"y_{suffix}": np.eye(60)[y] if one_hot else y}
+    (np.savez_compressed if compressed else np.savez)(out / "NTU60_CS.npz", **arrays)
+
+
+def write_annotations(out, data, protocol):
+    out.mkdir()
+    split = {"xsub_train": [], "xsub_val": []}
+    annotations = []
+    for part in ("train", "val"):
+        for name, label, frames in clips_of(data / "xsub", part):
+            split[f"xsub_{part}"].append(name)
+            keypoint = frames.transpose(3, 0, 2, 1)  # (M, T, V, C)
+            padding = np.zeros((len(keypoint), 5, 25, 3), np.float32)
+            annotations.append({
+                "frame_dir": name, "label": label, "total_frames": len(frames),
+                "keypoint": np.concatenate((keypoint, padding), 1),
+            })  # fmt: skip
+    content = {"split": split, "annotations": annotations}
+    (out / "ntu60_3danno.pkl").write_bytes(pickle.dumps(content, protocol))
+
+
+def write_own(out, data, separator=","):
+    out.mkdir()
+    lines = [separator.join(("name", "label", "part", "performer"))]
+    for part in ("train", "val"):
+        for name, label, frames in clips_of(data / "xsub", part):
+            lines.append(separator.join((name, str(label), part, name[8:12])))
+            bodies = frames.transpose(3, 0, 2, 1)
+            np.save(out / f"{name}.npy", bodies if bodies[1:].any() else bodies[0])
+    (out / "clips.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
+
+
+FORMS = {
+    "folder": lambda out, raw, data: out.symlink_to(raw),
+    "zip": lambda out, raw, data: write_zip(out, raw),
+    "packed": lambda out, raw, data: out.symlink_to(data),
+    "padded": lambda out, raw, data: write_padded(out, data),
+    "padded, no counts": lambda out, raw, data: write_padded(out, data, num_frame=False),
+    "npz": lambda out, raw, data: write_npz(out, data),
+    "npz, compressed": lambda out, raw, data: write_npz(out, data, compressed=True, one_hot=False),
+    "pkl 2": lambda out, raw, data: write_annotations(out, data, 2),
+    "pkl 4": lambda out, raw, data: write_annotations(out, data, 4),
+    "pkl 5": lambda out, raw, data: write_annotations(out, data, 5),
+    "own": lambda out, raw, data: write_own(out, data),
+    "own, semicolons": lambda out, raw, data: write_own(out, data, ";"),
+}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_items(form, padded, raw, data, tmp_path):
+    source = tmp_path / "source"
+    FORMS[form](source, raw, data)
+    single = [path for path in source.iterdir() if path.suffix in (".npz", ".pkl", ".zip")]
+    out, metas, faults = convert_to(tmp_path / "out", *(single or [source]), padded=padded)
+    assert not faults
+    benchmark = "own" if form.startswith("own") else "xsub"
+    for part in ("train", "val"):
+        expected = Feeder(*part_files(data / "xsub", part), window_size=50)
+        found = Feeder(*part_files(out / benchmark, part), window_size=50)
+        assert found.padded == padded
+        if padded:
+            assert found.data.shape[2] == (300 if benchmark == "xsub" else found.num_frame.max())
+        if "npz" not in form:
+            assert found.name == expected.name
+            known = read_meta(data / "xsub")["performer"][part]
+            assert metas[benchmark]["performer"][part] == known or form.startswith("own")
+        else:
+            assert "performer" not in metas[benchmark]
+        for a, b in zip(found[range(len(found))], expected[range(len(expected))], strict=True):
+            assert (benchmark == "own" and a.dim() == 1) or torch.equal(a, b)
+        if benchmark == "own":  # four classes of the sixty
+            assert found.label.unique(return_inverse=True)[1].equal(
+                expected.label.unique(return_inverse=True)[1]
+            )
+
+
+def test_half_precision_and_three_bodies(tmp_path):
+    rng = np.random.default_rng(0)
+    keypoint = rng.normal(0, 1, (3, 20, 25, 3)).astype(np.float16)
+    keypoint[1] = keypoint[1, :1]  # does not move
+    annotation = {"frame_dir": "a", "label": 3, "keypoint": keypoint}
+    content = {"split": {"train": ["a"], "val": []}, "annotations": [annotation]}
+    (tmp_path / "mine.pkl").write_bytes(pickle.dumps(content))
+    out, _, _ = convert_to(tmp_path / "out", tmp_path / "mine.pkl")
+    array, names, labels, _ = load(out / "mine", "train")
+    assert (names, labels) == (["a"], [3]) and array.shape == (20, 3, 25, 2)
+    kept = {array[..., m].tobytes() for m in range(2)}
+    assert kept == {keypoint[m].astype(np.float32).swapaxes(1, 2).tobytes() for m in (0, 2)}
+
+
+def test_nw_ucla_as_a_folder(tmp_path):
+    joints = np.arange(3 * 20 * 3).reshape(3, 20, 3) / 100
+    for name in ("a12_s03_e01_v02", "a12_s03_e01_v03"):
+        content = {"file_name": "x", "skeletons": joints.tolist(), "label": 10}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "a01_s01_e02_v01.json").write_text("{")
+    out, metas, faults = convert_to(tmp_path / "out", tmp_path, dataset="nw-ucla")
+    assert metas["xview"]["clips"] == {"train": 1, "val": 1} and len(faults) == 1
+    array, names, labels, _ = load(out / "xview", "train")
+    assert (names, labels, metas["xview"]["performer"]["train"]) == (["a12_s03_e01_v02"], [9], [3])
+    np.testing.assert_allclose(array[..., 0], joints.swapaxes(1, 2), atol=1e-6)
+    assert not array[..., 1].any()
+
+
+# --- Own recordings ---------------------------------------------------------------------------------
+
+STICK = {
+    "joints": ["hip", "neck", "left hand", "right hand", "left foot", "right foot"],
+    "parents": [None, "hip", "neck", "neck", "hip", "hip"],
+    "parts": {"left arm": ["left hand"], "right arm": ["right hand"], "trunk": ["neck", "hip"],
+              "left leg": ["left foot"], "right leg": ["right foot"]},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("content, reason", BAD.values(), ids=BAD.keys())
-def test_a_damaged_file_costs_itself_only(content, reason, tmp_path):
+def own(folder, table, channels=2, layout=STICK):
+    folder.mkdir()
+    (folder / "clips.csv").write_text(table, encoding="utf-8")
+    if layout:
+        (folder / "layout.json").write_text(json.dumps(layout))
+    rng = np.random.default_rng(0)
+    for line in table.splitlines()[1:]:
+        np.save(folder / f"{line.split(',')[0]}.npy", rng.normal(size=(9, 6, channels)))
+    return folder
+
+
+TABLE = "name,label,part,performer\na,jump,train,Ann\nb,run,train,Bob\nc,run,val,Ann\n"
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_own_recordings_in_their_own_layout(channels, tmp_path):
+    folder = own(tmp_path / "mine", TABLE, channels)
+    out, metas, faults = convert_to(tmp_path / "out", folder)
+    assert metas["own"]["classes"] == ["jump", "run"] and not faults
+    assert metas["own"]["performer"] == {"train": [1, 2], "val": [1]}
+    feeder = Feeder(*part_files(out / "own", "train"), window_size=9, origin_transfer="start",
+                    random_move=True, rand_rotate=0.5, rand_scale=0.1, rand_shear=0.1)  # fmt: skip
+    assert feeder.layout.joints == tuple(STICK["joints"]) and feeder.layout.root == 0
+    assert feeder[0][0].shape == (channels, 9, 6, 2) and feeder.label.tolist() == [0, 1]
+    still = feeder.without_randomness()
+    expected = np.load(folder / "b.npy").transpose(2, 0, 1)
+    found, expected = still[1][0][..., 0].numpy(), expected - expected[:, :1, :1]
+    scale = np.linalg.norm(found) / np.linalg.norm(expected)
+    np.testing.assert_allclose(found, expected * scale, atol=1e-5)
+
+
+OWN_FAULTS = {
+    "columns": ("name,class\na,jump\n", {}, "name,label,part"),
+    "part": (TABLE.replace("val", "test set"), {}, "clips.csv, line 4: part is 'test set'"),
+    "twice": (TABLE.replace("\nc,", "\na,"), {}, "line 4: a is listed twice"),
+    "no layout": (TABLE, {"layout": None}, "6 joints; layout.json is missing"),
+    "other layout": (TABLE, {"layout": STICK | {
+        "joints": ["hip"], "parents": [None], "parts": {"trunk": ["hip"]}}}, "describes 1"),
+    "loop": (TABLE, {"layout": STICK | {"parents": ["neck", *STICK["parents"][1:]]}}, "layout.json"),
+    "4D": (TABLE, {"channels": 4}, "4 coordinates"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table, options, reason", OWN_FAULTS.values(), ids=OWN_FAULTS.keys())
+def test_own_recordings_that_do_not_fit(table, options, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        open_source([own(tmp_path / "mine", table, **options)])
+
+
+def test_damaged_own_recordings_cost_themselves_only(tmp_path):
+    lines = "".join(f"{name},x,train\n" for name in "abcdefgh")
+    folder = own(tmp_path / "mine", "name,label,part\n" + lines)
+    np.save(folder / "a.npy", np.array([Malicious(tmp_path / "attacked")]), allow_pickle=True)
+    (folder / "b.npy").unlink()
+    (folder / "c.npy").write_bytes((folder / "c.npy").read_bytes()[:-8])
+    np.save(folder / "d.npy", np.zeros((9, 6, 2)))
+    np.save(folder / "e.npy", np.full((9, 6, 2), np.nan))
+    np.save(folder / "f.npy", np.ones((9, 5, 2)))
+    with open(folder / "g.npy", "wb") as file:  # claims 10^13 bytes
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 6, 2)}
+        np.lib.format.write_array_header_1_0(file, header)
+    _, metas, faults = convert_to(tmp_path / "out", folder)
+    assert metas["own"]["clips"]["train"] == 1 and not (tmp_path / "attacked").exists()
+    reasons = {Path(fault.file).stem: fault.reason for fault in faults}
+    for name, reason in {
+        "a": "no array of numbers", "b": "No such file", "c": "no array of numbers",
+        "d": "no body in any frame", "e": "no place in a room", "f": "of shape (9, 2, 5, 1)",
+        "g": "no array of numbers",
+    }.items():  # fmt: skip
+        assert reason in reasons[name], reasons
+
+
+# --- Faults -----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_costs_itself_only(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
-    (raw / NAME).write_bytes(content)
+    (raw / NAME).write_bytes(skeleton_text([[(1, standing())]] * 12)[:-200])
     (raw / NAME.replace("C002", "C003")).write_bytes(skeleton_text([[(1, standing())]] * 12))
-    meta = convert(NTU, raw, tmp_path / "out")["xview"]
-    assert meta["clips"] == {"train": 1, "val": 0}
-    assert [item["file"] for item in meta["skipped"]] == [NAME]
-    with pytest.raises(SkippedFile, match=reason):
-        NTU.read(raw / NAME)
+    out, metas, _ = convert_to(tmp_path / "out", raw)
+    assert metas["xview"]["clips"] == {"train": 1, "val": 0} and metas["xview"]["skipped"] == 1
+    with open(out / "skipped.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert Path(row["file"]).name == NAME and row["where"] == "line 335" and "fields" in row["reason"]
+    before = contents(out)
+    with pytest.raises(SkippedFile, match=f"1 of 2 clips are damaged.*\n.*{NAME}: line 335"):
+        convert_to(out, raw, strict=True)
+    assert contents(out) == before
 
 
 def test_other_things_in_the_folder(tmp_path):
     good = skeleton_text([[(1, standing())]] * 12)
-    for name in (NAME, "walk.skeleton", NAME.replace("A010", "A061")):
+    for name in (NAME, "walk.skeleton", NAME.replace("A010", "A061"), ".hidden.skeleton"):
         (tmp_path / name).write_bytes(good)
     (tmp_path / NAME.replace("P001", "P002")).mkdir()
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / NAME.replace("C002", "C001")).write_bytes(good)
     (tmp_path / "inside" / NAME).write_bytes(good)
-    meta = convert(NTU, tmp_path, tmp_path / "out")["xview"]
-    assert meta["clips"] == {"train": 1, "val": 1}
-    reasons = {item["file"]: item["reason"] for item in meta["skipped"]}
-    assert "the name is not of the form" in reasons["walk.skeleton"]
-    assert "action 61" in reasons[NAME.replace("A010", "A061")]
-    assert "the same name as" in reasons[NAME]
+    with open(tmp_path / NAME.replace("P001", "P004"), "wb") as file:
+        file.truncate(sources.LARGEST_FILE + 1)
+    os.mkfifo(tmp_path / NAME.replace("P001", "P005"))  # reading it would wait for ever
+    (tmp_path / NAME.replace("P001", "P006")).symlink_to("nowhere")
+    _, metas, faults = convert_to(tmp_path / "out", tmp_path)
+    assert metas["xview"]["clips"] == {"train": 1, "val": 1}
+    reasons = {Path(fault.file).name: fault.reason for fault in faults}
+    for name, reason in {
+        "walk.skeleton": "the name is not of the form",
+        NAME.replace("A010", "A061"): "action 61",
+        NAME: "the same clip as",
+        NAME.replace("P001", "P002"): "not a file",
+        NAME.replace("P001", "P004"): "16 MiB: the file of a clip has at most 16",
+        NAME.replace("P001", "P005"): "not a file",
+        NAME.replace("P001", "P006"): "No such file",
+    }.items():
+        assert reason in reasons.pop(name), name
+    assert not reasons
     (tmp_path / NAME).write_bytes(b"")  # the first of two is damaged: the second one counts
-    again = convert(NTU, tmp_path, tmp_path / "out")["xview"]
-    assert again["clips"] == {"train": 1, "val": 1}
-    reason = reasons[NAME.replace("P001", "P002")]  # on Windows the system says it otherwise
-    assert "directory" in reason.lower() or "permission" in reason.lower()
+    _, metas, _ = convert_to(tmp_path / "out", tmp_path)
+    assert metas["xview"]["clips"] == {"train": 1, "val": 1}
 
 
 def test_nothing_to_convert(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data_path"):
-        convert(NTU, tmp_path, tmp_path / "out")
+        open_source([tmp_path])
+    with pytest.raises(FileNotFoundError, match="gone does not exist"):
+        open_source([tmp_path / "gone"])
     (tmp_path / NAME).write_bytes(b"")
-    with pytest.raises(SkippedFile, match=f"none of the 1 files.*\n.*{NAME}: empty"):
-        convert(NTU, tmp_path, tmp_path / "out")
-    assert not list(tmp_path.rglob("*.partial"))
+    with pytest.raises(SkippedFile, match=f"1 of 1 clips.*\n.*{NAME}: empty"):
+        convert_to(tmp_path / "out", tmp_path)
+    assert not contents(tmp_path / "out")
 
 
-# --- Bodies -----------------------------------------------------------------------------------------
+def test_damaged_archives(raw, tmp_path):
+    write_zip(tmp_path / "zips", raw)
+    path = tmp_path / "zips" / "0.zip"
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 255  # inside the first member
+    path.write_bytes(content)
+    _, metas, faults = convert_to(tmp_path / "out", path)
+    assert sum(metas["xsub"]["clips"].values()) == 17
+    assert len(faults) == 1 and "damaged in the .zip file" in faults[0].reason
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"0\.zip is no complete \.zip file, download it again"):
+        convert_to(tmp_path / "out", path)
+    empty = tmp_path / "empty.zip"
+    zipfile.ZipFile(empty, "w").close()
+    with pytest.raises(FileNotFoundError, match=r"no \.skeleton files in .*empty\.zip"):
+        open_source([empty])
 
 
-def follow(bodies):
-    return follow_bodies(*parse_skeleton(skeleton_text(bodies)))
+def test_npz_of_something_else(data, tmp_path):
+    write_npz(tmp_path / "good", data)
+    path = tmp_path / "NTU60_CS.npz"
+    good = dict(np.load(tmp_path / "good/NTU60_CS.npz"))
+    attack = np.array([Malicious(tmp_path / "attacked")], object)
+    for change, reason in (
+        ({"x_train": good["x_train"][..., :60]}, "width 60"),
+        ({"y_test": good["y_test"][:2]}, "12 clips"),
+        ({"y_train": good["y_train"][:, :10]}, "10 classes; is it another --dataset"),
+        ({"x_test": attack}, "no plain array"),
+        ({"y_train": attack}, "no plain array"),
+    ):
+        np.savez(path, **good | change)
+        with pytest.raises(ValueError, match=reason):
+            open_source([path])
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="does not hold x_train"):
+        open_source([path])
+    content = bytearray((tmp_path / "good/NTU60_CS.npz").read_bytes())
+    content[500_000] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged in x_train"):
+        convert_to(tmp_path / "out", path)
+    assert not (tmp_path / "attacked").exists() and not contents(tmp_path / "out")
 
 
-def test_a_body_that_returns_under_a_new_id_is_one_body():
-    body = standing()
-    data = follow([[(1, body)]] * 12 + [[]] * 3 + [[(2, body)]] * 5)
-    assert data.shape[0] == 17  # frames without anybody are left out
-    assert data[..., 0].any((1, 2)).all() and not data[..., 1].any()
+def test_annotations_that_do_not_fit(tmp_path):
+    good = {"frame_dir": "a", "label": 0, "keypoint": np.ones((1, 4, 25, 3))}
+    path = tmp_path / "x.pkl"
+
+    def write(annotations, split=None):
+        split = split or {"xsub_train": ["a"], "xsub_val": ["b"]}
+        path.write_bytes(pickle.dumps({"split": split, "annotations": annotations}))
+        return path
+
+    damaged = [{"label": 1}, 7, good | {"keypoint": np.ones((4, 25, 3))}, good | {"label": 99},
+               good | {"keypoint": np.full((1, 4, 25, 3), np.inf)}]  # fmt: skip
+    _, metas, faults = convert_to(tmp_path / "out", write([good, *damaged]))
+    assert metas["xsub"]["clips"] == {"train": 1, "val": 0} and len(faults) == len(damaged)
+    for annotations, split, reason in (
+        ([], None, "not a dict of split and annotations"),
+        ([good | {"keypoint": np.ones((1, 4, 17, 2))}], None, "17 joints, NTU RGB.D has 25"),
+        ([good], {"x_val": ["a"], "x_test": ["b"]}, "x_val and x_test are both test parts"),
+        ([good], {"fold": ["a"]}, "split fold is neither"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            open_source([write(annotations, split)])
 
 
-def test_bodies_that_swap_their_place_in_the_list_keep_their_slot():
-    left, right = [(1, standing(-1))], [(2, standing(1, seed=1))]
-    data = follow([left + right] * 10 + [right + left] * 10)
-    assert np.ptp(data, axis=0).max() == 0 and data[0].any((0, 1)).all()
+def test_what_is_read_is_not_replaced(data, tmp_path):
+    with pytest.raises(ValueError, match="would replace what is read: give another --out_folder"):
+        convert_to(data, data, padded=True)
+    (tmp_path / "a.npz").touch()
+    with pytest.raises(ValueError, match="converted alone"):
+        open_source([tmp_path / "a.npz", tmp_path])
 
 
-def test_ghosts_are_dropped_unless_nothing_else_is_there():
-    body, ghost = standing(), standing(2) * (6, 0.2, 1)
-    data = follow([[(1, body), (2, ghost)]] * 30)
-    assert not data[..., 1].any()
-    np.testing.assert_allclose(data[0, :, :, 0], body.T, atol=1e-6)
-    data = follow([[(1, body), (2, standing(2))]] * 5 + [[(1, body)]] * 25)
-    assert not data[..., 1].any()
-    assert follow([[(2, ghost)]] * 30)[..., 0].any()
-    assert follow([[(2, ghost)]]).shape == (1, 3, 25, 2)
+@pytest.mark.parametrize("protocol", range(6))
+def test_malicious_pickles_are_refused(protocol, data, tmp_path):
+    """Everywhere where a pickle is read: annotations, labels of arrays, labels of a Feeder."""
+    attack = pickle.dumps({"split": {}, "annotations": [Malicious(tmp_path / "attacked")]}, protocol)
+    (tmp_path / "x.pkl").write_bytes(attack)
+    write_padded(tmp_path / "padded", data)
+    labels = pickle.dumps((["a"], [Malicious(tmp_path / "attacked")]), protocol)
+    label = tmp_path / "padded/xsub/train_label.pkl"
+    label.write_bytes(labels)
+    for read in (
+        lambda: open_source([tmp_path / "x.pkl"]),
+        lambda: open_source([tmp_path / "padded"]),
+        lambda: Feeder(*part_files(tmp_path / "padded/xsub", "train")),
+    ):
+        with pytest.raises(ValueError, match=r"it holds a (posix|nt|os)\.mkdir object"):
+            read()
+    assert not (tmp_path / "attacked").exists()
+    pickle.loads(labels)
+    assert (tmp_path / "attacked").exists()  # the attack does work
 
 
-def test_the_two_that_move_most_are_kept_the_most_active_first():
-    def frame(t):
-        return [(i, standing(2.0 * i, seed=i) + (0, 0.01 * t * moves, 0))
-                for i, moves in ((1, 0), (2, 1), (3, 3))]  # fmt: skip
-
-    data = follow([frame(t) for t in range(20)])
-    assert abs(data[0, 0, :, 0].mean() - 6) < 0.5 and abs(data[0, 0, :, 1].mean() - 4) < 0.5
-
-
-# --- Other data sets --------------------------------------------------------------------------------
-
-
-def test_nw_ucla(tmp_path):
-    joints = np.arange(3 * 20 * 3).reshape(3, 20, 3) / 100
-    for name, content in {
-        "a12_s03_e01_v02": {"file_name": "x", "skeletons": joints.tolist(), "label": 10},
-        "a12_s03_e01_v03": {"file_name": "x", "skeletons": joints.tolist(), "label": 10},
-        "a01_s01_e00_v01": {"file_name": "x", "skeletons": joints[:, :5].tolist(), "label": 1},
-        "a01_s01_e01_v01": {"label": 1},
-        "a01_s01_e03_v01": {"skeletons": joints.tolist(), "label": "x"},
-        "a01_s01_e04_v01": {"skeletons": [joints[0].tolist(), [[1, 2, 3]]], "label": 1},
-    }.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    (tmp_path / "a01_s01_e02_v01.json").write_text("{")
-    meta = convert(DATASETS["nw-ucla"], tmp_path, tmp_path / "out")["xview"]
-    assert meta["clips"] == {"train": 1, "val": 1} and len(meta["skipped"]) == 5
-    array, names, labels, _ = load(tmp_path / "out" / "xview", "train")
-    assert (names, labels, meta["performer"]["train"]) == (["a12_s03_e01_v02"], [9], [3])
-    np.testing.assert_allclose(array[..., 0], joints.swapaxes(1, 2), atol=1e-6)
-    assert not array[..., 1].any()
+HOSTILE = {
+    "10^12 bytes": b"\x80\x04\x8e" + (10**12).to_bytes(8, "little") + b"x.",
+    "shape of 10^12": pickle.dumps(np.zeros(1)).replace(b"K\x01\x85", b"\x8a\x06\0\0\0\0\0\1\x85", 2),
+    "objects": pickle.dumps(np.array([1, "a", None], object)),
+    "structure": pickle.dumps(np.zeros(2, "f8,i4")),
+    "extension": b"\x80\x02\x82\x01.",
+    "alters a function": b"\x80\x02cnumpy\ndtype\nN}U\x08__code__K\x01s\x86b.",
+    "endless": b"\x80\x02" + b"]" * 10,
+}
 
 
-def test_utd_mhad_joints_are_put_into_the_layout_s_order(tmp_path):
-    import scipy.io
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_pickles_are_refused(content, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.pkl is no pickle of plain values"):
+        storage.read_pickle(tmp_path / "x.pkl")
 
-    head_first = ("head", "shoulder_center", "spine", "hip_center")
-    limbs = (("shoulder", "elbow", "wrist", "hand"), ("hip", "knee", "ankle", "foot"))
-    order = [*head_first, *(f"{s}_{j}" for limb in limbs for s in ("left", "right") for j in limb)]
-    ours = {"hip_center": "spine base", "spine": "spine mid", "shoulder_center": "spine shoulder"}
-    joints = np.zeros((20, 3, 4))
-    for row, name in zip(joints, order, strict=True):
-        row[0] = 1 + DATASETS["utd-mhad"].layout.joint(ours.get(name, name.replace("_", " ")))
-    for performer in (1, 2):
-        scipy.io.savemat(tmp_path / f"a27_s{performer}_t4_skeleton.mat", {"d_skel": joints})
-    (tmp_path / "a3_s1_t1_skeleton.mat").write_bytes(b"not a mat file" * 30)
-    cells = np.empty((20, 3, 4), object)
-    cells[:] = "x"
-    scipy.io.savemat(tmp_path / "a3_s1_t2_skeleton.mat", {"d_skel": cells})
-    meta = convert(DATASETS["utd-mhad"], tmp_path, tmp_path / "out")["xsub"]
-    assert meta["clips"] == {"train": 1, "val": 1} and len(meta["skipped"]) == 2
-    array, names, labels, _ = load(tmp_path / "out" / "xsub", "train")
-    assert (names, labels) == (["a27_s1_t4"], [26])
-    assert array[0, 0, :, 0].tolist() == list(range(1, 21))
+
+def test_a_pickle_cannot_reserve_memory(tmp_path):
+    """Python's faster reader makes room for 2^32 entries at the word of these nine bytes."""
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
+    assert storage.read_pickle(tmp_path / "x.pkl") == []
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values_and_arrays_are_read(protocol, tmp_path):
+    value = {
+        "a": [1, 2.5, "é", b"\xff", None, True, (1, 2)],
+        "big": np.arange(6, dtype=">i2").reshape(2, 3),
+        "columns": np.asfortranarray(np.random.default_rng(0).normal(size=(3, 4))),
+        "half": np.ones((2, 2), np.float16), "none": np.zeros((0, 3)), "zero": np.array(5.0),
+        "text": np.array(["left", "rechts"]), "scalar": np.float32(1.5), "bytes": b"",
+    }  # fmt: skip
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol))
+    found = storage.read_pickle(tmp_path / "x.pkl")
+    assert list(found) == list(value) and found["a"] == value["a"] and found["bytes"] == b""
+    for key in ("big", "columns", "half", "none", "zero", "text", "scalar"):
+        np.testing.assert_array_equal(found[key], value[key])
+        assert found[key].dtype.newbyteorder("=") == value[key].dtype.newbyteorder("=")
+
+
+# --- Many processes ---------------------------------------------------------------------------------
+
+
+def test_processes_do_not_change_the_result(raw, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "CHUNK", 4)
+    out, _, _ = convert_to(tmp_path / "out", raw, jobs=3)
+    assert contents(out) == contents(data)
+    write_zip(tmp_path / "zips", raw)
+    out, _, _ = convert_to(tmp_path / "out2", tmp_path / "zips", jobs=2)
+    assert contents(out) == contents(data)
+
+
+def test_few_results_are_waiting(tmp_path):
+    """The reader must not run ahead of the writer, or memory would fill."""
+    log = tmp_path / "log"
+    results = in_parallel(_note, [(log, i) for i in range(1000)], 2, chunk=10)
+    assert [next(results) for _ in range(100)] == list(range(100))
+    results.close()
+    assert len(log.read_text().split()) < 400
+
+
+def _note(item):
+    path, i = item
+    with open(path, "a") as file:
+        file.write(f"{i}\n")
+    return i
+
+
+# --- Interruptions ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_versions(raw, tmp_path):
+    """A folder `out` with a conversion of some clips, and raw files of others in `new`."""
+    files = sorted(raw.iterdir())
+    for name, chosen in (("earlier", files[:3]), ("new", files[3:6])):
+        (tmp_path / name).mkdir()
+        for path in chosen:
+            (tmp_path / name / path.name).symlink_to(path)
+    convert_to(tmp_path / "out", tmp_path / "earlier")
+    (tmp_path / "out" / "xsub" / "notes.txt").write_text("mine")
+    return tmp_path
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_step(two_versions):
+    """The process dies at its 1st, 2nd, ... operation on a file. Each benchmark is then the whole
+    earlier one or the whole new one, the user's own file is there, and a second run succeeds."""
+    here = two_versions
+    versions = []
+    for name in ("earlier", "new"):
+        convert_to(here / name / "out", here / name)
+        versions.append(contents(here / name / "out"))
+    parts = [
+        {path: versions[v][path] for path in versions[v] if path.parts[0] == "xsub"} for v in (0, 1)
+    ]
+    outcomes, step = set(), 0
+    while True:
+        step += 1
+        child = os.fork()
+        if child == 0:
+            left = [step]
+
+            def count(event, _, left=left):
+                if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"):
+                    left[0] -= 1
+                    if not left[0]:
+                        os._exit(9)
+
+            sys.addaudithook(count)
+            convert_to(here / "out", here / "new")
+            os._exit(0)
+        done = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert done in (0, 9)
+        names = read_labels(here / "out/xsub/train_label.pkl")  # what a reader finds
+        found = contents(here / "out/xsub")
+        notes = list((here / "out").rglob("notes.txt"))
+        assert len(notes) == 1 and notes[0].read_text() == "mine"
+        found.pop(Path("notes.txt"), None)
+        version = parts.index({Path("xsub") / path: content for path, content in found.items()})
+        assert names == pickle.loads(versions[version][Path("xsub/train_label.pkl")])
+        outcomes.add(version)
+        if done == 0:
+            break
+        if version == 1 or step % 7 == 0:  # a second run succeeds, and back to the start
+            convert_to(here / "out", here / "new")
+            assert not list((here / "out").glob("*.*al")) and not list((here / "out").glob("*.old"))
+            assert (here / "out/xsub/notes.txt").read_text() == "mine"
+            convert_to(here / "out", here / "earlier")
+    assert outcomes == {0, 1} and step > 30
+
+
+def test_an_error_leaves_the_earlier_data(two_versions, monkeypatch):
+    out = two_versions / "out"
+    before = contents(out)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for place in ((storage.PartWriter, "add"), (storage.PartWriter, "finish")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, full)
+            with pytest.raises(OSError, match="No space"):
+                convert_to(out, two_versions / "new")
+        assert contents(out) == before
+    convert_to(out, two_versions / "new")
+    assert contents(out) != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_gives_a_clear_error(two_versions):
+    out = two_versions / "out"
+    before = contents(out)
+    code = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        f"sys.argv[0] = 'convert_data.py'; sys.path.insert(0, {str(ROOT)!r});"
+        f"runpy.run_path({str(ROOT / 'convert_data.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--data_path", two_versions / "new", "--out_folder", out],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and contents(out) == before
+    assert done.stderr.startswith(f"convert_data.py: no room for {out} (File too large); earlier data")
 
 
 # --- The official splits ----------------------------------------------------------------------------
@@ -279,8 +682,8 @@ def test_the_official_splits_of_ntu(tmp_path):
     for name in names:
         (raw / f"{name}.skeleton").write_bytes(content)
     ignored = frozenset(convert_data.MISSING_LIST.read_text().split())
-    metas = convert(NTU, raw, tmp_path / "out", ignored)
-    assert metas["xsub"]["ignored"] == 302
+    _, metas, _ = convert_to(tmp_path / "out", raw, ignored=ignored, jobs=2)
+    assert metas["xsub"]["left_out"] == 302
     assert metas["xsub"]["clips"] == {"train": 40091, "val": 16487}
     assert metas["xview"]["clips"] == {"train": 37646, "val": 18932}
 

@@ -1,10 +1,10 @@
 import multiprocessing
-import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from helpers import Malicious
 from torch.utils.data import DataLoader
 
 from feeder import ORIGINS, Feeder, body_axes, bone_length, first_pose
@@ -312,16 +312,8 @@ def test_labels_that_are_not_labels(write_part, clips):
     with pytest.raises(ValueError, match=r"label\.pkl"):
         Feeder(*paths)
     paths[1].write_bytes(b"garbage")
-    with pytest.raises(ValueError, match=r"label.pkl is not a pickle"):
+    with pytest.raises(ValueError, match=r"label.pkl is no pickle"):
         Feeder(*paths)
-
-
-class Malicious:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.folder),))
 
 
 def test_a_malicious_pickle_is_not_run(paths, tmp_path):

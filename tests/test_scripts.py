@@ -70,8 +70,8 @@ def test_convert_reports_what_it_skipped(raw, tmp_path):
     (tmp_path / "ignored.txt").write_text("S002C001P001R001A001\nS002C002P001R001A001.skeleton\n")
     done = run(tmp_path, "convert_data.py", "--data_path", "raw", "--out_folder", "out",
                "--ignored_sample_path", "ignored.txt")  # fmt: skip
-    assert "skipped S001C001P001R001A001.skeleton: empty" in done.stdout
-    assert "left out as listed in ignored.txt: 2" in done.stdout
+    assert "S001C001P001R001A001.skeleton: empty" in done.stdout
+    assert "listed as missing: 2" in done.stdout
     assert json.loads((tmp_path / "out/xsub/meta.json").read_text())["clips"] == {
         "train": 22,
         "val": 12,
@@ -80,7 +80,7 @@ def test_convert_reports_what_it_skipped(raw, tmp_path):
 
 def test_convert_without_data(tmp_path):
     done = run(tmp_path, "convert_data.py", fails=True)
-    assert "no *.skeleton files in nturgb+d_skeletons" in done.stderr and "--data_path" in done.stderr
+    assert "nturgb+d_skeletons does not exist" in done.stderr and "--data_path" in done.stderr
     done = run(tmp_path, "convert_data.py", "--ignored_sample_path", "gone.txt", fails=True)
     assert "gone.txt" in done.stderr
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import convert_data
+import recordings
 import synthesize
 from skeleton import KINECT_V2, class_names
 
@@ -91,7 +92,7 @@ def test_the_sensor_s_faults_occur(tmp_path):
     synthesize.synthesize(tmp_path, [10, 58], performers=8, replications=1)
     lost = changed = swapped = ghosts = 0
     for path in tmp_path.iterdir():
-        frame_of, ids, _ = convert_data.parse_skeleton(path.read_bytes())
+        frame_of, ids, _ = recordings.parse_skeleton(path.read_bytes())
         people = 2 if "A058" in path.name else 1
         counts = np.bincount(frame_of)
         lost += (counts == 0).any()

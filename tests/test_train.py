@@ -11,8 +11,9 @@ import torch
 
 import engine
 import train
-from feeder import Feeder, part_files, read_meta
+from feeder import Feeder
 from model import Scores, TwoStreamRNN
+from storage import part_files, read_meta
 
 TINY = {
     "units": 12, "part_units": 6, "window": 16, "spatial_window": 16, "batch_size": 5, "epochs": 4,

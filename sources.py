@@ -1,0 +1,554 @@
+"""The forms in which people hold recordings, each turned into a stream of clips.
+
+    a folder of raw files           or .zip files of them, read without unpacking, several at once
+    arrays                          {train,val}_data.npy, padded (ST-GCN, 2s-AGCN) or packed (our own)
+    .npz                            x_train, y_train, x_test, y_test (the CTR-GCN family)
+    .pkl                            split and annotations (PYSKL, MMAction2)
+    a folder with clips.csv         own recordings; the README says how
+
+`open_source` tells them apart. What is damaged comes out of the stream as a Fault.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import stat
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+
+from recordings import DATASETS, MAX_BODIES, Clip, SkippedFile, checked
+from skeleton import LAYOUTS, Layout
+from storage import find_layout, part_files, read_meta, read_part, read_pickle
+
+# Bytes. The longest NTU clip has 2 MB, 4 bodies in it; a larger file would only fill the memory.
+LARGEST_FILE = 16 << 20
+CHUNK = 32  # files, for a worker process
+LARGEST_CLIP = 256 << 20  # as an array
+MOST_CLIPS = 10_000_000
+
+
+@dataclass
+class Fault:
+    """A clip that could not be converted."""
+
+    file: str
+    where: str
+    reason: str
+
+
+@dataclass
+class Source:
+    """What a conversion reads.
+
+    benchmarks  their names; every clip says in which part of which it is
+    channels    C of the clips
+    total       clips and faults in the stream
+    left_out    clips that the data set does without, not read
+    padded      as in DataSet
+    out_folder  where the benchmarks go if nothing else is said
+    folders     that are read, and must not be replaced by what is written
+    """
+
+    title: str
+    layout: Layout
+    classes: list
+    benchmarks: list
+    total: int
+    items: Iterator
+    channels: int = 3
+    left_out: int = 0
+    padded: int = 0
+    out_folder: str = ""
+    folders: tuple = ()
+
+    @classmethod
+    def of(cls, dataset, benchmarks, total, items, **others):
+        """A source of clips of a published data set."""
+        fields = {name: getattr(dataset, name) for name in ("title", "layout", "classes", "padded")}
+        fields |= {"out_folder": dataset.out_folder, "benchmarks": list(benchmarks)}
+        return cls(**fields | {"total": total, "items": items} | others)
+
+
+def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow", jobs=1):
+    """Find out what `paths` hold -> Source.
+
+    ignored  names of clips to leave out, of raw files
+    bodies   one of recordings.BODY_RULES, for raw NTU files
+    jobs     processes that read raw files
+    Raises FileNotFoundError or ValueError with what was looked for and the remedy.
+    """
+    dataset = DATASETS[dataset_name]
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: {_remedy(dataset)}")
+    first = paths[0]
+    single = {".npz": read_npz, ".pkl": read_annotations, ".pickle": read_annotations}.get(first.suffix)
+    if (first / "clips.csv").is_file():
+        single = read_own
+    files = [] if single else list_files(paths, dataset.ending)
+    arrays = [file for file in files if file.endswith(".npy") and "_data" in Path(file).name]
+    raw = [file for file in files if file.endswith(dataset.ending)]
+    zips = [file for file in files if file.endswith(".zip")]
+    if single and len(paths) > 1:
+        raise ValueError(f"{first} is converted alone: give one --data_path")
+    if single:
+        return single(first, dataset)
+    if raw or zips:
+        return read_raw(raw, zips, dataset_name, ignored, bodies, jobs)
+    if arrays:
+        return read_arrays(arrays, dataset)
+    raise FileNotFoundError(f"no {dataset.ending} files in {first}: {_remedy(dataset)}")
+
+
+def _remedy(dataset):
+    return (
+        f"with --data_path give the folder of the raw {dataset.ending} files of {dataset.title}, or "
+        ".zip files of them, or data converted for another project (a folder of *_data.npy, a .npz, a "
+        ".pkl), or a folder of your own recordings with a clips.csv; or choose another --dataset "
+        f"({', '.join(DATASETS)})"
+    )
+
+
+def list_files(paths, ending):
+    """All files in and below `paths`, and folders under a raw file's name, as strings; none that are
+    hidden."""
+    found = [str(path) for path in paths if not path.is_dir()]
+    for path in paths:
+        for folder, folders, files in os.walk(path):
+            files += (name for name in folders if name.endswith(ending))
+            found += (f"{folder}/{name}" for name in files if not name.startswith("."))
+    return found
+
+
+# --- Raw files ----------------------------------------------------------------------------------------
+
+
+def read_raw(files, zips, dataset_name, ignored, bodies, jobs):
+    """Raw files of a data set, one clip each, in folders and in .zip files."""
+    dataset = DATASETS[dataset_name]
+    entries = [("", file) for file in files]
+    for path in zips:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [name for name in archive.namelist() if name.endswith(dataset.ending)]
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path} is no complete .zip file, download it again: {error}") from error
+        entries += ((path, name) for name in members if not Path(name).name.startswith("."))
+    entries = sorted((Path(name).stem, archive, name) for archive, name in entries)
+    kept = [e for e in entries if e[0] not in ignored and dataset.belongs(e[0])]
+    if not entries:
+        raise FileNotFoundError(f"no {dataset.ending} files in {', '.join(zips)}: {_remedy(dataset)}")
+
+    def clips():
+        seen = {}
+        read = partial(_read_file, dataset_name, bodies)
+        for (_, archive, file), item in zip(kept, in_parallel(read, kept, jobs), strict=True):
+            if isinstance(item, Clip):
+                if item.name in seen:
+                    yield Fault(_shown(archive, file), "", f"the same clip as {seen[item.name]}")
+                    continue
+                seen[item.name] = _shown(archive, file)
+                item.parts = dataset.parts(item)
+            yield item
+
+    left_out = len(entries) - len(kept)
+    return Source.of(dataset, dataset.benchmarks, len(kept), clips(), left_out=left_out)
+
+
+def _shown(archive, file):
+    return f"{archive}/{file}" if archive else file
+
+
+def _read_file(dataset_name, bodies, entry):
+    """One raw file -> Clip or Fault; runs in the worker processes."""
+    name, archive, file = entry
+    try:
+        return DATASETS[dataset_name].read(name, _content(archive, file), bodies)
+    except SkippedFile as error:
+        return Fault(_shown(archive, file), error.where, error.reason)
+    except OSError as error:
+        return Fault(_shown(archive, file), "", error.strerror or str(error))
+
+
+def _content(archive, file):
+    """The bytes of a file or of a member of a .zip file."""
+    if not archive:
+        status = Path(file).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise SkippedFile("not a file, but a folder or a device")
+        _check_size(status.st_size)
+        with open(file, "rb") as opened:
+            return opened.read()
+    try:
+        opened = _open_zip(archive, os.getpid())
+        _check_size(opened.getinfo(file).file_size)
+        return opened.read(file)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise SkippedFile(f"damaged in the .zip file: {error}") from None
+
+
+def _check_size(size):
+    if size > LARGEST_FILE:
+        raise SkippedFile(f"{size >> 20} MiB: the file of a clip has at most {LARGEST_FILE >> 20}")
+
+
+@lru_cache(maxsize=8)
+def _open_zip(path, process):
+    """(A forked process must not share its parent's file position.)"""
+    return zipfile.ZipFile(path)
+
+
+def in_parallel(function, items, jobs, chunk=None):
+    """Yield function(item) for each item, in order, computed by `jobs` processes; a few chunks are in
+    flight, so memory does not grow with the number of items."""
+    chunk = chunk or CHUNK
+    jobs = min(jobs, len(items) // (2 * chunk), 61)  # (61: Windows)
+    if jobs <= 1:
+        yield from map(function, items)
+        return
+    pool = ProcessPoolExecutor(jobs, initializer=_start_worker)
+    try:
+        waiting = deque()
+        for start in range(0, len(items), chunk):
+            waiting.append(pool.submit(_call_each, function, items[start : start + chunk]))
+            if len(waiting) > 4 * jobs:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _call_each(function, items):
+    return [function(item) for item in items]
+
+
+def _start_worker():
+    """Ctrl-C is the parent's business; and a worker whose parent was killed ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+# --- Data converted by other projects -----------------------------------------------------------------
+
+PART_NAMES = {"train": "train", "val": "val", "test": "val"}
+
+
+def tidied(found, classes, frame_shape):
+    """Clips as others prepared them -> a stream of Clip and Fault.
+
+    found        (what to call it in an error, Clip without data, function that gives the data
+                 (T, C, V, M) and may fill in the rest of the clip)
+    frame_shape  (C, V)
+    """
+    for shown, clip, load in found:
+        try:
+            data = load()
+            if data.ndim != 4 or data.shape[1:3] != frame_shape:
+                expected = "(T, {}, {}, M)".format(*frame_shape)
+                raise SkippedFile(f"coordinates of shape {data.shape}, not {expected}")
+            if not 0 <= clip.label < len(classes):
+                raise SkippedFile(f"label {clip.label} is not one of 0-{len(classes) - 1}")
+            clip.data = tidy(data)
+        except SkippedFile as error:
+            yield Fault(shown, error.where, error.reason)
+        except OSError as error:
+            yield Fault(shown, "", error.strerror or str(error))
+        else:
+            yield clip
+
+
+def tidy(data):
+    """(T, C, V, M) -> float32: the frames that hold somebody, the two bodies that move most."""
+    data = checked(data).astype(np.float32)
+    data = data[data.any((1, 2, 3))]
+    if not len(data):
+        raise SkippedFile("no body in any frame")
+    if data.shape[-1] > MAX_BODIES:
+        movement = data.var(axis=0).sum((0, 1))
+        data = data[..., np.argsort(-movement, kind="stable")[:MAX_BODIES]]
+    return data
+
+
+def _layout_of(dataset, path, joints):
+    """The layout of data beside whose file `path` no meta.json stands."""
+    if joints != len(dataset.layout.joints):
+        raise ValueError(
+            f"{path} has {joints} joints, {dataset.title} has {len(dataset.layout.joints)}: choose "
+            f"another --dataset ({', '.join(DATASETS)}), or make own recordings of it (README)"
+        )
+    return dataset.layout
+
+
+def _people(dataset, name):
+    """(performer, camera), where the name of the clip tells."""
+    try:
+        return dataset.identify(name)[1:]
+    except SkippedFile:
+        return 0, 0
+
+
+def read_arrays(files, dataset):
+    """{train,val}_data.npy with label.pkl and, where there is one, num_frame.npy beside: padded
+    (N, C, T, V, M), or packed as convert_data.py writes them. Each folder is a benchmark."""
+    parts = {}
+    for file in sorted(map(Path, files)):  # data.npy before data_joint.npy
+        prefix, _, ending = file.name.partition("_")
+        key = (file.absolute().parent.name, PART_NAMES.get(prefix))
+        if key[1] and key not in parts and ending in ("data.npy", "data_joint.npy"):
+            _, label, num_frame = part_files(file.parent, prefix)
+            num_frame = num_frame if num_frame.exists() else None
+            parts[key] = (file, read_meta(file.parent), read_part(file, label, num_frame, mmap=True))
+    if not parts:
+        raise FileNotFoundError(
+            f"{files[0]} is not called train_data.npy, val_data.npy (or ..._data_joint.npy): rename it"
+        )
+    first, meta, (data, *_) = next(iter(parts.values()))
+    channels, joints = data.shape[1], data.shape[-2]
+    layout = find_layout(first, joints) if meta else _layout_of(dataset, first, joints)
+    classes = meta.get("classes", dataset.classes)
+
+    def found():
+        for (benchmark, part), (file, meta, (data, counts, names, labels)) in parts.items():
+            starts = np.cumsum(counts) - counts
+            known = [meta[key][part] for key in ("performer", "camera") if key in meta]
+            for i, name in enumerate(names):
+                name = name.removesuffix(dataset.ending)
+                people = [column[i] for column in known] if known else _people(dataset, name)
+                if data.ndim == 5:
+                    frames = data[i, :, : counts[i]].swapaxes(0, 1)
+                else:
+                    frames = data[starts[i] : starts[i] + counts[i]]
+                clip = Clip(name, labels[i], None, *people, {benchmark: part})
+                yield f"{file}, clip {i} ({name})", clip, lambda frames=frames: frames
+
+    return Source.of(
+        dataset,
+        dict.fromkeys(benchmark for benchmark, _ in parts),
+        total=sum(len(arrays[1]) for *_, arrays in parts.values()),
+        items=tidied(found(), classes, (channels, len(layout.joints))),
+        title=meta.get("dataset", dataset.title),
+        layout=layout,
+        classes=classes,
+        channels=channels,
+        folders=tuple(file.absolute().parent for file, *_ in parts.values()),
+    )
+
+
+# How the files of the CTR-GCN family and their relatives call the benchmarks.
+BENCHMARK_WORDS = {"cs": "xsub", "csub": "xsub", "cv": "xview", "cview": "xview", "cset": "xset"}
+NPZ_PARTS = {"train": "train", "val": "test"}
+
+
+def read_npz(path, dataset):
+    """x_train (N, T, M * V * C), y_train (N, classes) or (N,), x_test, y_test; read row by row."""
+    joints = len(dataset.layout.joints)
+    words = re.split("[^a-z]+", path.stem.lower())
+    benchmark = next((BENCHMARK_WORDS[word] for word in words if word in BENCHMARK_WORDS), path.stem)
+    damage = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError)
+    labels = {}
+    try:
+        archive = zipfile.ZipFile(path)
+        for part, suffix in NPZ_PARTS.items():
+            (count, *_, width), _ = _rows(archive, f"x_{suffix}.npy")
+            shape, rows = _rows(archive, f"y_{suffix}.npy")
+            if width % (3 * joints) or shape[0] != count:
+                raise ValueError(f"{count} clips of width {width}, labels of shape {shape}")
+            if len(shape) == 2 and shape[1] != len(dataset.classes):
+                raise ValueError(f"labels of {shape[1]} classes; is it another --dataset?")
+            labels[part] = [int(row.argmax() if row.ndim else row) for row in rows]
+    except damage as error:
+        raise ValueError(
+            f"{path} does not hold x_train (clips, frames, bodies * {joints} * 3), y_train (clips, "
+            f"{len(dataset.classes)}), x_test and y_test of {dataset.title}: {error}"
+        ) from error
+
+    def found():
+        for part, suffix in NPZ_PARTS.items():
+            _, rows = _rows(archive, f"x_{suffix}.npy")
+            for i, label in enumerate(labels[part]):
+                try:
+                    row = next(rows)
+                except damage as error:
+                    raise ValueError(f"{path} is damaged in x_{suffix} at {i}: {error}") from error
+                frames = row.reshape(len(row), -1, joints, 3).transpose(0, 3, 2, 1)
+                clip = Clip(f"{suffix}_{i:06}", label, None, parts={benchmark: part})
+                yield f"{path}, x_{suffix} {i}", clip, lambda frames=frames: frames
+
+    total = sum(map(len, labels.values()))
+    return Source.of(dataset, [benchmark], total, tidied(found(), dataset.classes, (3, joints)))
+
+
+def _rows(archive, member):
+    """A .npy file in a .zip file -> (shape, iterator over its rows), never the whole array."""
+    file = archive.open(member)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{member} is of an unknown version")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    size = math.prod(shape[1:]) * dtype.itemsize
+    if by_columns or dtype.kind not in "biuf" or not shape or not 0 < size <= LARGEST_CLIP:
+        raise ValueError(f"{member} is no plain array of numbers, row by row: {dtype} {shape}")
+    if shape[0] > MOST_CLIPS:
+        raise ValueError(f"{member} claims {shape[0]} clips")
+
+    def rows():
+        for _ in range(shape[0]):
+            content = file.read(size)
+            if len(content) < size:
+                raise EOFError("the file ends early")
+            yield np.frombuffer(content, dtype).reshape(shape[1:])
+
+    return shape, rows()
+
+
+def read_annotations(path, dataset):
+    """A dict: split (benchmark_train, benchmark_val -> names) and annotations, dicts with frame_dir
+    (the name), label, total_frames, keypoint (M, T, V, C). Where the joints are not those of the data
+    set, a layout.json beside the file says which they are."""
+    content = read_pickle(path)
+    try:
+        split, annotations = content["split"], list(content["annotations"])
+        _, _, joints, channels = annotations[0]["keypoint"].shape
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is not a dict of split and annotations: {error!r}") from error
+    parts_of, benchmarks = {}, {}
+    for key, names in split.items():
+        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", key)
+        if not fields:
+            raise ValueError(f"{path}: split {key} is neither ..._train nor ..._val nor ..._test")
+        benchmark, part = fields[1] + fields[3] or path.stem, PART_NAMES[fields[2]]
+        if (earlier := benchmarks.setdefault(benchmark, {}).setdefault(part, key)) != key:
+            raise ValueError(f"{path}: {earlier} and {key} are both test parts: remove one of them")
+        for name in names:
+            parts_of.setdefault(str(name), {})[benchmark] = part
+    file = path.parent / "layout.json"
+    layout = read_layout(file) if file.is_file() else _layout_of(dataset, path, joints)
+
+    def found():
+        for i, annotation in enumerate(annotations):
+            clip = Clip("", -1, None)
+            yield f"{path}, annotation {i}", clip, partial(load, annotation, clip)
+
+    def load(annotation, clip):
+        try:
+            clip.name = str(annotation["frame_dir"])
+            clip.label = int(annotation["label"])
+            frames = np.asarray(annotation["keypoint"]).transpose(1, 3, 2, 0)
+            frames = frames[: int(annotation.get("total_frames", len(frames)))]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise SkippedFile(f"no frame_dir, label and keypoint (M, T, V, C): {error!r}") from None
+        clip.performer, clip.camera = _people(dataset, clip.name)
+        clip.parts = parts_of.get(clip.name, {})
+        return frames
+
+    items = tidied(found(), dataset.classes, (channels, joints))
+    return Source.of(dataset, benchmarks, len(annotations), items, layout=layout, channels=channels)
+
+
+# --- Own recordings -----------------------------------------------------------------------------------
+
+
+def read_own(folder, _):
+    """clips.csv with the columns name, label, part (train or val) and, if known, performer and camera;
+    for each name a .npy file (T, V, C) or, several bodies, (M, T, V, C), 2D or 3D; layout.json where
+    the joints are not a Kinect's."""
+    path = folder / "clips.csv"
+    rows = _read_table(path, required=("name", "label", "part"))
+    classes = {row["label"] for row in rows}
+    classes = sorted(classes, key=lambda name: (int(name) if name.isdecimal() else 0, name))
+    performers, cameras = (_numbered([row.get(key) for row in rows]) for key in ("performer", "camera"))
+    clips, shape = {}, None
+    for line, (row, performer, camera) in enumerate(zip(rows, performers, cameras, strict=True), 2):
+        name = row["name"].removesuffix(".npy")
+        if row["part"] not in PART_NAMES:
+            raise ValueError(f"{path}, line {line}: part is '{row['part']}', not train or val")
+        if name in clips:
+            raise ValueError(f"{path}, line {line}: {name} is listed twice")
+        parts = {"own": PART_NAMES[row["part"]]}
+        clips[name] = Clip(name, classes.index(row["label"]), None, performer, camera, parts)
+        try:
+            shape = shape or _load_own(folder / f"{name}.npy").shape
+        except (SkippedFile, OSError) as error:
+            problem = f"{name}.npy: {error}"
+    if shape is None:
+        raise ValueError(f"none of the clips that {path} names can be read; {problem}")
+    _, channels, joints, _ = shape
+    file = folder / "layout.json"
+    by_count = {len(known.joints): known for known in LAYOUTS.values()}
+    layout = read_layout(file) if file.is_file() else by_count.get(joints)
+    if channels not in (2, 3):
+        raise ValueError(f"{folder}: the clips have {channels} coordinates a joint, not 2 or 3")
+    if not layout or len(layout.joints) != joints:
+        held = f"describes {len(layout.joints)}" if layout else "is missing; the README says how"
+        raise ValueError(f"{folder}: the clips have {joints} joints; {file.name} {held}")
+    files = {folder / f"{name}.npy": clip for name, clip in clips.items()}
+    found = ((str(file), clip, partial(_load_own, file)) for file, clip in files.items())
+    items = tidied(found, classes, (channels, joints))
+    name = folder.absolute().name
+    others = {"channels": channels, "out_folder": f"{name}-converted"}
+    return Source(name, layout, classes, ["own"], len(clips), items, **others)
+
+
+def _read_table(path, required):
+    """The rows of a CSV file as dicts; commas or semicolons."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            table = csv.DictReader(file, delimiter=";" if ";" in header else ",", skipinitialspace=True)
+            rows = [{key: (row[key] or "").strip() for key in table.fieldnames} for row in table]
+    except (UnicodeDecodeError, csv.Error, TypeError) as error:
+        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    missing = [name for name in required if name not in (table.fieldnames or ())]
+    if missing or not rows:
+        raise ValueError(f"{path} needs a first line 'name,label,part' and a line for each clip")
+    return rows
+
+
+def _numbered(values):
+    """Numbers as they are; other names are numbered from 1, nothing is 0."""
+    names = sorted({value for value in values if value and not value.isdecimal()})
+    return [int(v) if v and v.isdecimal() else names.index(v) + 1 if v else 0 for v in values]
+
+
+def _load_own(path):
+    """A .npy file (T, V, C) or (M, T, V, C) -> (T, C, V, M)."""
+    try:
+        data = np.load(path, mmap_mode="r")
+        if data.dtype.kind not in "iuf" or data.ndim not in (3, 4):
+            raise ValueError(f"it holds {data.dtype} {data.shape}")
+    except (ValueError, EOFError) as error:
+        raise SkippedFile(f"no array of numbers (T, V, C) or (M, T, V, C): {error}") from None
+    if data.nbytes > LARGEST_CLIP:
+        raise SkippedFile(f"{data.nbytes >> 20} MiB: a clip may have {LARGEST_CLIP >> 20}")
+    return (data if data.ndim == 4 else data[None]).transpose(1, 3, 2, 0)
+
+
+def read_layout(path):
+    """A layout.json: joints (names), parents (names, null for the root), parts (name -> names)."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        number = {name: i for i, name in enumerate(fields["joints"])} | {None: -1}
+        return Layout(
+            fields.get("name", path.parent.name),
+            tuple(fields["joints"]),
+            tuple(number[name] for name in fields["parents"]),
+            {part: tuple(number[name] for name in names) for part, names in fields["parts"].items()},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a layout: {error!r}") from error

@@ -1,0 +1,332 @@
+"""The files of a benchmark: how a part (train or val) lies on disk, written and read in one place.
+
+{train,val}_data.npy       float32 (frames, C, V, M): the frames of all clips end to end; or padded
+                           with zeros, (N, C, T, V, M), as ST-GCN and its relatives write them
+{train,val}_num_frame.npy  int64 (N,): frames in each clip
+{train,val}_label.pkl      (names, labels): lists of N; labels count from 0
+meta.json                  data set, benchmark, layout, class names, counts; performer and camera of
+                           each clip where they are known
+"""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from skeleton import LAYOUTS, Layout
+
+# --- Reading ------------------------------------------------------------------------------------------
+
+
+def part_files(folder, part):
+    """The three files of a part ("train" or "val") of a benchmark, in the order Feeder takes."""
+    return [Path(folder) / f"{part}_{end}" for end in ("data.npy", "label.pkl", "num_frame.npy")]
+
+
+def read_array(path, mmap=False):
+    """An array from a .npy file. FileNotFoundError names the command that makes it."""
+    if not Path(path).is_file():
+        recover(Path(path).parent)
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: make it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, "
+            "UTD-MHAD, your own recordings), or 'make demo' for synthetic data; see the README"
+        )
+    try:
+        array = np.load(path, mmap_mode="r" if mmap else None)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, convert the data again: {error}") from error
+    if not array.dtype.isnative:
+        raise ValueError(f"{path} has the byte order of another machine: convert the data here")
+    return array
+
+
+def read_labels(path):
+    """(names, labels) from a .pkl file; ValueError for anything but names and whole numbers."""
+    if not Path(path).is_file():
+        read_array(path)  # says what to do
+    try:
+        names, labels = map(list, read_pickle(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a pickle of (names, labels): {error}") from error
+    plain = all(isinstance(label, (int, np.integer)) and label >= 0 for label in labels)
+    if not plain or len(names) != len(labels):
+        raise ValueError(f"{path}: needs one name and one label, counted from 0, for each clip")
+    return list(map(str, names)), list(map(int, labels))
+
+
+def read_part(data_path, label_path, num_frame_path=None, mmap=False):
+    """The files of a part -> (data, num_frame (N,), names, labels), which belong together.
+
+    num_frame_path  None: padded data whose clips all fill the array
+    Raises FileNotFoundError, and ValueError for files that come from different conversions.
+    """
+    data = read_array(data_path, mmap)
+    names, labels = read_labels(label_path)
+    padded = data.ndim == 5
+    if num_frame_path is not None:
+        counts = read_array(num_frame_path)
+    else:
+        counts = np.full(len(data), data.shape[2]) if padded else np.zeros(0, np.int64)
+    if data.ndim not in (4, 5) or counts.ndim != 1:
+        raise ValueError(
+            f"{data_path}: shape {data.shape} is neither (frames, C, V, M) nor (N, C, T, V, M); make "
+            "the data again with convert_data.py"
+        )
+    clips = {label_path: len(labels), num_frame_path: len(counts)}
+    if padded:
+        clips[data_path] = len(data)
+    if len(set(clips.values())) != 1:
+        listing = ", ".join(f"{path} {count}" for path, count in clips.items())
+        raise ValueError(
+            f"these files hold different numbers of clips: {listing}. They come from different "
+            "conversions; make all of them again with convert_data.py"
+        )
+    frames = data.shape[2] if padded else len(data)
+    used = counts.max(initial=0) if padded else counts.sum()
+    if counts.min(initial=0) < 0 or (used > frames if padded else used != frames):
+        raise ValueError(
+            f"{num_frame_path} counts {used} frames and {data_path} holds {frames}. They come from "
+            "different conversions; make both again with convert_data.py"
+        )
+    return data, counts, names, labels
+
+
+def read_meta(folder):
+    """The meta.json that convert_data.py wrote beside the arrays, or {} without one."""
+    path = Path(folder) / "meta.json"
+    if not path.is_file():
+        return {}
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if "layout" in meta:
+            Layout.from_dict(meta["layout"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged, convert the data again: {error!r}") from error
+    return meta
+
+
+def find_layout(data_path, joints):
+    """The layout of the data's meta.json, else the Kinect with as many joints."""
+    layout = read_meta(Path(data_path).parent).get("layout")
+    known = [Layout.from_dict(layout)] if layout else LAYOUTS.values()
+    for candidate in known:
+        if len(candidate.joints) == joints:
+            return candidate
+    raise ValueError(
+        f"{data_path} has {joints} joints; the layouts here have "
+        + ", ".join(f"{len(c.joints)} ({c.name})" for c in known)
+        + ". Give Feeder a layout, or put one into meta.json beside the data"
+    )
+
+
+# --- Pickles ------------------------------------------------------------------------------------------
+#
+# A pickle is a program: it may name any function and call it. Those read here may hold plain values
+# (numbers, text, lists, tuples, dicts) and numpy arrays of numbers or text; nothing else is looked up,
+# and what numpy's own pickles call is made here, from the bytes that are really in the file.
+
+
+class _Callable:
+    """What a name in a pickle stands for; a new one each time, so that no pickle can alter it."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make):
+        self.make = make
+
+    def __call__(self, *arguments):
+        return self.make(*arguments)
+
+
+class _Dtype:
+    """A number or text type, without numpy's own __setstate__, which believes anything."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, code, *_):
+        if not isinstance(code, str) or (dtype := np.dtype(code)).kind not in "biufSU":
+            raise pickle.UnpicklingError(f"it holds an array of {code!r}")
+        self.value = dtype
+
+    def __setstate__(self, state):
+        self.value = self.value.newbyteorder(state[1])
+
+    def read(self, content):
+        content = content.encode("latin1") if isinstance(content, str) else content  # Python 2
+        return np.frombuffer(content, self.value)
+
+
+class _Array(np.ndarray):
+    """An array being filled."""
+
+    def __setstate__(self, state):
+        _, shape, dtype, is_fortran, content = state
+        super().__setstate__((1, shape, dtype.value, is_fortran, bytes(dtype.read(content))))
+
+
+KNOWN = {
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": None,
+    "multiarray._reconstruct": lambda *_: np.ndarray.__new__(_Array, 0),
+    "multiarray.scalar": lambda dtype, content: dtype.read(content)[0],
+    "numeric._frombuffer": lambda content, dtype, shape, order: dtype.read(content).reshape(
+        shape, order=order
+    ),
+    "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes, in protocols 0 to 2
+    "__builtin__.bytes": lambda: b"",
+    "collections.OrderedDict": lambda: {},
+}
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """(The one written in Python: a few bytes can make the other one reserve 64 GB for its memo.)"""
+
+    def find_class(self, module, name):
+        for package in ("numpy.core.", "numpy._core."):
+            module = module.removeprefix(package)
+        if f"{module}.{name}" not in KNOWN:
+            raise pickle.UnpicklingError(f"it holds a {module}.{name} object")
+        return _Callable(KNOWN[f"{module}.{name}"])
+
+
+def read_pickle(path):
+    """The plain values and arrays in a pickle file; loading it never runs code that it brings along.
+    ValueError for anything else."""
+    with open(path, "rb") as file:
+        try:
+            return _PlainUnpickler(file, encoding="latin1").load()
+        except OSError:
+            raise
+        except Exception as error:  # damaged pickles raise nearly anything
+            raise ValueError(f"{path} is no pickle of plain values and arrays: {error}") from error
+
+
+# --- Writing ------------------------------------------------------------------------------------------
+
+PARTS = ("train", "val")
+WRITTEN = (*(path.name for part in PARTS for path in part_files("", part)), "meta.json")
+
+
+class PartWriter:
+    """Writes one part of a benchmark into `folder`, clip by clip, never holding the data."""
+
+    def __init__(self, folder, part, frame_shape):
+        self.paths = part_files(folder, part)
+        self.frame_shape = tuple(frame_shape)  # (C, V, M)
+        self.names, self.labels, self.counts, self.performers, self.cameras = [], [], [], [], []
+        self.file = open(self.paths[0], "wb")  # noqa: SIM115 (open until finished)
+        self._header()
+
+    def _header(self):
+        """A .npy header of fixed size, so that it can be written again when the length is known."""
+        shape = (sum(self.counts), *self.frame_shape)
+        fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        text = str(fields).ljust(128 - 10 - 1) + "\n"
+        self.file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
+
+    def add(self, clip):
+        data = np.zeros((len(clip.data), *self.frame_shape), "<f4")
+        data[..., : clip.data.shape[-1]] = clip.data
+        self.file.write(data)
+        self.names.append(clip.name)
+        self.labels.append(clip.label)
+        self.counts.append(len(clip.data))
+        self.performers.append(clip.performer)
+        self.cameras.append(clip.camera)
+
+    def finish(self, frames=None):
+        """Complete the files; `frames`: pad each clip with zeros to so many (or the longest's)."""
+        data, label, num_frame = self.paths
+        self.file.seek(0)
+        self._header()
+        self.file.close()
+        if frames is not None:
+            self._pad(data, max(frames, *self.counts, 0))
+        label.write_bytes(pickle.dumps((self.names, self.labels)))
+        np.save(num_frame, np.array(self.counts, np.int64))
+
+    def _pad(self, path, frames):
+        """(frames, C, V, M) -> (N, C, T, V, M)."""
+        packed, start = np.load(path, mmap_mode="r"), 0
+        row = np.zeros((self.frame_shape[0], frames, *self.frame_shape[1:]), "<f4")
+        shape = (len(self.counts), *row.shape)
+        padded = path.with_suffix(".padded")
+        with open(padded, "wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for count in self.counts:
+                row[:, :count] = packed[start : start + count].swapaxes(0, 1)
+                row[:, count:] = 0
+                file.write(row)
+                start += count
+        del packed
+        os.replace(padded, path)
+
+
+class BenchmarkWriter:
+    """Writes a benchmark beside its folder; `publish` puts the complete one in the place of an earlier
+    one, which until then stays as it is, whatever happens."""
+
+    def __init__(self, folder, frame_shape):
+        self.folder = Path(folder)
+        self.partial = _beside(folder, "partial")
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        recover(self.folder)
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+        self.partial.mkdir()
+        self.parts = {part: PartWriter(self.partial, part, frame_shape) for part in PARTS}
+
+    def add(self, part, clip):
+        self.parts[part].add(clip)
+
+    def finish(self, meta, frames=None):
+        """Complete the files, of which meta.json gets the fields `meta` and the counts."""
+        meta = meta | {"clips": {part: len(writer.names) for part, writer in self.parts.items()}}
+        for field in ("performer", "camera"):
+            known = {part: getattr(writer, field + "s") for part, writer in self.parts.items()}
+            if any(map(any, known.values())):
+                meta[field] = known
+        for writer in self.parts.values():
+            writer.finish(frames)
+        text = json.dumps(meta, ensure_ascii=False, indent=1)
+        (self.partial / "meta.json").write_text(text + "\n", encoding="utf-8")
+        return meta
+
+    def publish(self):
+        if self.folder.exists():
+            self.folder.rename(_beside(self.folder, "old"))
+        self.partial.rename(self.folder)
+        recover(self.folder)
+
+    def discard(self):
+        """Give up what is not published."""
+        for writer in self.parts.values():
+            writer.file.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _beside(folder, ending):
+    folder = Path(folder).absolute()  # "." has no name
+    return folder.with_name(f"{folder.name}.{ending}")
+
+
+def recover(folder):
+    """After a conversion that ended while it replaced `folder`: if the new one is not in its place, put
+    the old one back; else remove it. Files in it that no conversion wrote are kept."""
+    folder, old = Path(folder), _beside(folder, "old")
+    if not old.exists():
+        return
+    if not folder.exists():
+        old.rename(folder)
+        return
+    for path in old.iterdir():
+        if path.name in WRITTEN:
+            path.unlink()
+        else:
+            os.replace(path, folder / path.name)
+    old.rmdir()
