@@ -37,6 +37,7 @@ figures: demo
 	cp $(DEMO_RUN)/best_confusion.png github/confusion.png
 	$(RUN) plot.py orders --out github/joint_orders.png
 	$(RUN) plot.py architecture --out github/architecture.png
+	$(RUN) plot.py bodies --out github/bodies.png
 
 # Each is made again when its list of requirements changes.
 .venv/running: requirements.txt

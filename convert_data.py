@@ -22,6 +22,7 @@ import os
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from recordings import BODY_RULES, DATASETS, MAX_BODIES, SkippedFile
@@ -56,6 +57,7 @@ def convert(source, out_folder, padded=False, strict=False):
                 faults.append(item)
                 continue
             count += 1
+            item.data = with_bodies(item.data)
             for benchmark, part in item.parts.items():
                 writers[benchmark].add(part, item)
         if not count or (strict and faults):
@@ -81,6 +83,13 @@ def convert(source, out_folder, padded=False, strict=False):
         for writer in writers.values():
             writer.discard()
     return metas, faults
+
+
+def with_bodies(data):
+    """(T, C, V, M) with all M = MAX_BODIES bodies, zeros where there is none."""
+    full = np.zeros((*data.shape[:-1], MAX_BODIES), np.float32)
+    full[..., : data.shape[-1]] = data
+    return full
 
 
 def listing(faults, most=5):

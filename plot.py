@@ -4,6 +4,7 @@
     python plot.py skeletons NTU-RGB-D/xview             # stills of clips of several classes
     python plot.py orders                                # chain and traversal on the body
     python plot.py architecture                          # the network as a diagram
+    python plot.py bodies                                # what convert_data.py does with the bodies
 
 `--out picture.png` says where to; the confusion matrix is drawn by test.py.
 """
@@ -203,6 +204,58 @@ def orders(path, layout=KINECT_V2):
     save(figure, path)
 
 
+# --- Bodies -----------------------------------------------------------------------------------------
+
+
+def made_up_recordings():
+    """What a sensor may report -> title: list over 60 frames of lists of (body ID, joints (V, 3))."""
+    upright = np.pad(standing_body(KINECT_V2), ((0, 0), (0, 1)), constant_values=3.0)
+    sofa = upright * (2, 0.3, 1)
+    frames = range(60)
+
+    def at(x, body=upright, sway=0.06):
+        return [body + (x + sway * np.sin(t / 6 + x), 0, 0) for t in frames]
+
+    left, right, far, still = at(-0.6), at(0.6), at(1.6, sway=0.15), at(1.2, sofa, 0.005)
+    return {
+        "places swapped": [[(1, a), (2, b)] if t < 30 else [(2, b), (1, a)]
+                           for t, a, b in zip(frames, left, right, strict=True)],
+        "lost, back under a new ID": [[(2, b)] if 20 <= t < 26 else [(1 if t < 20 else 3, a), (2, b)]
+                                      for t, a, b in zip(frames, left, right, strict=True)],
+        "ghosts: a sofa, a reflection": [[(1, a), (2, b)] + [(3, c)] * (40 <= t < 48)
+                                         for t, a, b, c in zip(frames, still, left, far, strict=True)],
+        "three people": [[(1, a), (2, b), (3, c)]
+                         for a, b, c in zip(left, right, far, strict=True)],
+    }  # fmt: skip
+
+
+def bodies(path):
+    """Where the two bodies of a clip are, over time: in the sensor's order, and followed."""
+    from recordings import MAX_BODIES, follow_bodies, sensor_order
+
+    recordings = made_up_recordings()
+    figure, axes = plt.subplots(2, len(recordings), figsize=(11, 4), layout="constrained",
+                                sharex=True, sharey=True)  # fmt: skip
+    for column, (title, listing) in zip(axes.T, recordings.items(), strict=True):
+        seen = [(t, body_id, joints) for t, shown in enumerate(listing) for body_id, joints in shown]
+        frame_of, ids, joints = map(np.array, zip(*seen, strict=True))
+        column[0].set_title(title, fontsize=10, color=INK)
+        for axis, rule in zip(column, (sensor_order, follow_bodies), strict=True):
+            axis.plot(frame_of, joints[:, KINECT_V2.root, 0], ".", color="#CCCCCC", markersize=5)
+            data = rule(frame_of, ids, joints)[:, 0, KINECT_V2.root]
+            for slot, x in enumerate(data.T):
+                axis.plot(np.where(x == 0, np.nan, x), color=COLORS[slot], linewidth=2)
+            axis.spines[["top", "right"]].set_visible(False)
+        column[1].set_xlabel("frame", fontsize=9, color=INK)
+    for axis, name in zip(axes[:, 0], ("--bodies raw", "--bodies follow"), strict=True):
+        axis.set_ylabel(f"{name}\nx of the body (m)", fontsize=9, color=INK)
+    handles = [plt.Line2D([], [], color=COLORS[slot], linewidth=2) for slot in range(MAX_BODIES)]
+    handles.append(plt.Line2D([], [], color="#CCCCCC", linestyle="", marker="."))
+    figure.legend(handles, ["first body", "second body", "seen, not kept"], loc="outside lower center",
+                  ncols=3, frameon=False, fontsize=9)  # fmt: skip
+    save(figure, path)
+
+
 # --- Architecture -----------------------------------------------------------------------------------
 
 
@@ -255,11 +308,14 @@ def architecture(path):
     save(figure, path)
 
 
+DIAGRAMS = {"orders": orders, "architecture": architecture, "bodies": bodies}
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("picture", choices=("curves", "skeletons", "orders", "architecture"))
+    parser.add_argument("picture", choices=("curves", "skeletons", *DIAGRAMS))
     parser.add_argument("sources", nargs="*", help="run folders (curves), a data folder (skeletons)")
     parser.add_argument("--out", help="the picture's file (default: <picture>.png)")
     arguments = parser.parse_args()
@@ -272,7 +328,7 @@ def main():
         elif arguments.picture == "skeletons":
             skeletons(sources[0], out)
         else:
-            {"orders": orders, "architecture": architecture}[arguments.picture](out)
+            DIAGRAMS[arguments.picture](out)
     except (ValueError, OSError) as error:
         raise SystemExit(f"plot.py: {error}") from error
     print(out)

@@ -117,6 +117,8 @@ def checked(joints, frame_of=None):
 
 JOINTS = len(KINECT_V2.joints)
 INFO_FIELDS, JOINT_FIELDS = 10, 12
+# A line ends at a line feed; any other byte up to the space separates fields.
+BLANKS = bytes.maketrans(bytes(range(10)) + bytes(range(11, 32)), b" " * 31)
 
 
 def parse_skeleton(content):
@@ -134,7 +136,7 @@ def parse_skeleton(content):
 
 
 def _parse_regular(content):
-    """Read a file as the sensor's software writes it: one space between fields, CRLF or LF between
+    """Read a file as the sensor's software writes it: one separator between fields, CRLF or LF between
     lines. None for any other file, however it deviates.
 
     Nothing is split. The ends of all fields are found in one pass over the bytes; which of them end
@@ -143,51 +145,58 @@ def _parse_regular(content):
     text = np.frombuffer(content, np.uint8)
     ends = np.flatnonzero(text <= ord(" "))
     newline = 2 if b"\r\n" in content[:16] else 1  # ends in a line's end
-    # Steps along `ends`:
-    to_joints = INFO_FIELDS - 1 + 2 * newline  # from a body's first field to its first joint's
-    per_joint = JOINT_FIELDS - 1 + newline
-    per_body = to_joints + JOINTS * per_joint
+    # Steps along `ends`, from a body's first field:
+    to_count = INFO_FIELDS - 1 + newline
+    to_joint = to_count + newline + (JOINT_FIELDS - 1 + newline) * np.arange(JOINTS + 1)
+    to_line_end = np.append(to_count, to_joint) - 1
+    per_body = int(to_joint[-1])
 
-    frames, bodies, frame_of = [0], [], []  # which ends: of lone fields; of bodies' first fields
-    after = newline
+    end, after = ends.item, newline
+    starts, counts = [], []  # of each frame: where its number of bodies ends, and that number
     try:
-        for frame in range(int(content[: ends[0]])):
-            frames.append(after)
-            count = int(content[ends[after - 1] + 1 : ends[after]])
+        for _ in range(int(content[: end(0)])):
+            count = content[end(after) - 1] - ord("0")  # one digit, which is checked below
+            starts.append(after)
+            counts.append(count)
             after += newline + count * per_body
-            if count < 0 or after > len(ends):
+            if not 0 <= count <= 9:
                 return None
-            bodies += range(after - count * per_body, after, per_body)
-            frame_of += [frame] * count
-        bodies = np.array(bodies, int)
-        ids = zip((ends[bodies - 1] + 1).tolist(), ends[bodies].tolist(), strict=True)
-        body_ids = np.array([int(content[start:end]) for start, end in ids], np.int64)
+        if after != len(ends) or end(-1) != len(text) - 1:
+            return None
+        starts, frame_of = np.array(starts), np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(frame_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        bodies = starts[frame_of] + newline + place * per_body
+        fields = zip((ends[bodies - 1] + 1).tolist(), ends[bodies].tolist(), strict=True)
+        names = [content[start:end] for start, end in fields]
+        number = {name: int(name) for name in set(names)}
+        body_ids = np.array([number[name] for name in names], np.int64)
     except (IndexError, ValueError, OverflowError):
         return None
 
-    counts = bodies + to_joints - newline
-    first = bodies[:, None] + to_joints + per_joint * np.arange(JOINTS)  # the end of each joint's x
-    line_ends = (frames, bodies + INFO_FIELDS - 1, counts, first.ravel() + JOINT_FIELDS - 1)
-    line_ends = np.concatenate(line_ends)
-    separator = text[ends]
+    last = (bodies[:, None] + to_line_end).ravel()
+    last = np.concatenate(([newline - 1], starts + newline - 1, last))
+    adjacent = np.diff(ends) == 1
+    joint_count = ends[bodies + to_count]
     regular = (
-        after == len(ends)
-        and ends[-1] == len(text) - 1
-        and (separator[line_ends + newline - 1] == ord("\n")).all()
-        and (newline == 1 or (separator[line_ends] == ord("\r")).all())
-        and np.count_nonzero(separator == ord(" ")) == len(ends) - newline * len(line_ends)
-        and (ends[counts] - ends[counts - 1] == 3).all()  # two characters and the separator
-        and (text[ends[counts] - 2] == ord("2")).all()
-        and (text[ends[counts] - 1] == ord("5")).all()
+        (ends[starts] - ends[starts - 1] == 2).all()
+        # Lines end where they must and nowhere else; no other field is empty.
+        and (text[ends[last]] == ord("\n")).all()
+        and np.count_nonzero(text == ord("\n")) == len(last)
+        and (newline == 1 or adjacent[last - 1].all())
+        and np.count_nonzero(adjacent) == len(last) * (newline - 1)
+        # The counts of joints are "25".
+        and (joint_count - ends[bodies + to_count - 1] == 3).all()
+        and (text[joint_count - 2] == ord("2")).all()
+        and (text[joint_count - 1] == ord("5")).all()
     )
     if not regular:
         return None
-    xyz = first[..., None] + np.arange(3)
+    xyz = bodies[:, None] + (to_joint[:-1, None] + np.arange(3)).ravel()
     try:
-        joints = _numbers(content, text, ends[xyz - 1].ravel() + 1, ends[xyz].ravel())
+        joints = _numbers(content, text, (ends[xyz - 1] + 1).ravel(), ends[xyz].ravel())
     except ValueError:
         return None
-    return np.array(frame_of), body_ids, joints.reshape(-1, JOINTS, 3)
+    return frame_of, body_ids, joints.reshape(-1, JOINTS, 3)
 
 
 POWERS = 10.0 ** np.arange(9)
@@ -219,14 +228,15 @@ def _numbers(content, text, starts, ends):
     power = POWERS.take(decimals, mode="clip")
     numbers = (whole * power + words) / power
     np.negative(numbers, where=negative, out=numbers)
-    for i in np.flatnonzero(other).tolist():
-        numbers[i] = float(content[starts[i] : ends[i]])
+    other = np.flatnonzero(other)
+    fields = zip(starts[other].tolist(), ends[other].tolist(), strict=True)
+    numbers[other] = [float(content[start:end]) for start, end in fields]
     return numbers
 
 
 def _parse_lines(content):
-    """Read a file line by line: any white space between fields, and errors with their line."""
-    lines = content.splitlines()
+    """Read a file line by line: any blanks between fields, and errors with their line."""
+    lines = content.translate(BLANKS).rstrip().split(b"\n") if content.strip() else []
     at = 0
 
     def fields(count):
@@ -308,19 +318,26 @@ def follow_bodies(frame_of, body_ids, joints):
         else:
             tracks.append(rows)
 
-    def is_ghost(rows):
-        spread = np.ptp(joints[rows], axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):  # no height at all: infinitely wide
-            wide = np.median(spread[:, 0] / spread[:, 1]) > GHOST_WIDTH
-        return wide or len(rows) <= min(GHOST_FRAMES, len(np.unique(frame_of)) / 2)
-
     if len(tracks) > 1:
-        tracks = [rows for rows in tracks if not is_ghost(rows)] or [max(tracks, key=len)]
+        frames = len(np.unique(frame_of))
+        tracks = [rows for rows in tracks if not is_ghost(joints[rows], frames)] or [
+            max(tracks, key=len)
+        ]
         tracks.sort(key=lambda rows: joints[rows].var(axis=0).sum(), reverse=True)
     slot = np.full(len(joints), MAX_BODIES)
     for i, rows in enumerate(tracks[:MAX_BODIES]):
         slot[rows] = i
     return in_slots(frame_of, slot, joints)
+
+
+def is_ghost(body, frames):
+    """Whether a track (T, V, 3) of a clip of so many frames is not a person's."""
+    if len(body) <= min(GHOST_FRAMES, frames / 2):
+        return True
+    width, height = np.ptp(
+        body[..., :2].transpose(2, 0, 1).copy(), axis=2
+    )  # (fast along the last axis)
+    return np.count_nonzero(width > GHOST_WIDTH * height) > len(body) / 2
 
 
 def sensor_order(frame_of, body_ids, joints):

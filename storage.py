@@ -229,9 +229,7 @@ class PartWriter:
         self.file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
 
     def add(self, clip):
-        data = np.zeros((len(clip.data), *self.frame_shape), "<f4")
-        data[..., : clip.data.shape[-1]] = clip.data
-        self.file.write(data)
+        self.file.write(np.ascontiguousarray(clip.data, "<f4"))
         self.names.append(clip.name)
         self.labels.append(clip.label)
         self.counts.append(len(clip.data))

@@ -188,7 +188,7 @@ def test_plot(trained, workplace):
     shutil.copytree(trained, other, dirs_exist_ok=True)
     for name, *sources in (
         ("curves", trained), ("curves", trained, other),
-        ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",),
+        ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",), ("bodies",),
     ):  # fmt: skip
         path = out / f"{name}{len(sources)}.png"
         run(workplace, "plot.py", name, *sources, "--out", path)

@@ -1,0 +1,252 @@
+"""How fast and in how much memory `convert_data.py` converts NTU RGB+D, beside the usual way.
+
+    python benchmarks/convert.py                      # minutes; some 20 GB of disk below --folder
+    python benchmarks/convert.py --distinct 456 --clips 5000 --baseline 300   # a quick look
+
+The data set has the size of NTU-60: 56,880 names, of which --distinct are synthetic clips really
+written to disk, each played twice so that they are as long as NTU's (250 kB); the other names are
+hard links to them. In one run, on the same files:
+
+    usual    a line-by-line parser with a dictionary for each joint, run once for each benchmark, into
+             padded arrays of 300 frames and two bodies: what public converters do. Measured on a sample
+             of --baseline clips, because all of them would take half an hour
+    ours     `python convert_data.py`, the whole command with its start, on the same sample and on
+             everything
+    floor    reading the bytes of all files, by one process
+
+Writes results/convert.json. The operating system's cache of files is as the run finds it; `floor` is
+measured first, so the files that fit are in memory afterwards, for all three alike.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import recordings  # noqa: E402
+import synthesize  # noqa: E402
+
+# --- The usual way ------------------------------------------------------------------------------------
+
+JOINT_KEYS = ("x", "y", "z", "depthX", "depthY", "colorX", "colorY", "orientationW",
+              "orientationX", "orientationY", "orientationZ", "trackingState")  # fmt: skip
+INFO_KEYS = ("bodyID", "clipedEdges", "handLeftConfidence", "handLeftState", "handRightConfidence",
+             "handRightState", "isRestricted", "leanX", "leanY", "trackingState")  # fmt: skip
+
+
+def usual_parse(path):
+    """A dictionary for each frame, body and joint."""
+    sequence = {"frames": []}
+    with open(path) as file:
+        sequence["count"] = int(file.readline())
+        for _ in range(sequence["count"]):
+            frame = {"count": int(file.readline()), "bodies": []}
+            for _ in range(frame["count"]):
+                body = {k: float(v) for k, v in zip(INFO_KEYS, file.readline().split(), strict=True)}
+                body["joints"] = []
+                for _ in range(int(file.readline())):
+                    values = zip(JOINT_KEYS, file.readline().split(), strict=True)
+                    body["joints"].append({key: float(value) for key, value in values})
+                frame["bodies"].append(body)
+            sequence["frames"].append(frame)
+    return sequence
+
+
+def usual_array(path, bodies=4, keep=2):
+    """(3, T, 25, 2): a loop over frames, bodies and joints, then the two most varying bodies."""
+    sequence = usual_parse(path)
+    data = np.zeros((bodies, sequence["count"], 25, 3))
+    for t, frame in enumerate(sequence["frames"]):
+        for m, body in enumerate(frame["bodies"][:bodies]):
+            for v, joint in enumerate(body["joints"]):
+                data[m, t, v] = joint["x"], joint["y"], joint["z"]
+
+    def energy(body):
+        seen = body[body.sum((1, 2)) != 0]
+        return sum(seen[:, :, c].std() for c in range(3)) if len(seen) else 0
+
+    order = np.argsort([energy(body) for body in data])[::-1][:keep]
+    return data[order].transpose(3, 1, 2, 0)
+
+
+def usual_convert(files, out):
+    """Both benchmarks one after the other, a parse of every file for each."""
+    dataset = recordings.DATASETS["ntu"]
+    for benchmark, in_training in dataset.benchmarks.items():
+        (out / benchmark).mkdir(parents=True)
+        clips = {"train": [], "val": []}
+        for file in files:
+            label, performer, camera = dataset.identify(file.stem)
+            clip = recordings.Clip(file.stem, label, None, performer, camera)
+            clips["train" if in_training(clip) else "val"].append((file, label))
+        for part, listed in clips.items():
+            data = np.zeros((len(listed), 3, 300, 25, 2), np.float32)
+            for row, (file, _) in zip(data, listed, strict=True):
+                array = usual_array(file)
+                row[:, : array.shape[1]] = array
+            np.save(out / benchmark / f"{part}_data.npy", data)
+            with open(out / benchmark / f"{part}_label.pkl", "wb") as file:
+                pickle.dump(([f.name for f, _ in listed], [label for _, label in listed]), file)
+
+
+# --- Measuring ----------------------------------------------------------------------------------------
+
+
+def make_files(folder, distinct, clips):
+    """`clips` names of NTU-60, hard links to `distinct` synthetic clips -> list of paths."""
+    source, raw = folder / "distinct", folder / "raw"
+    raw.mkdir(parents=True)
+    per_performer = 3 * len(synthesize.ACTIONS)
+    synthesize.synthesize(source, performers=max(1, round(distinct / per_performer)), replications=1)
+    originals = sorted(source.iterdir())
+    for path in originals:
+        path.write_bytes(twice(path.read_bytes()))
+    names = (
+        f"S{s:03}C{c:03}P{p:03}R{r:03}A{a:03}.skeleton"
+        for s in range(1, 18)
+        for p in range(1, 41)
+        for r in (1, 2)
+        for c in (1, 2, 3)
+        for a in range(1, 61)
+    )
+    files = []
+    for i, name in zip(range(clips), names, strict=False):
+        os.link(originals[i % len(originals)], raw / name)
+        files.append(raw / name)
+    return files, len(originals)
+
+
+def twice(content):
+    """The content of a raw file with its frames repeated."""
+    count, frames = content.split(b"\r\n", 1)
+    return b"%d\r\n" % (2 * int(count)) + 2 * frames
+
+
+def run_ours(data_path, out, jobs):
+    """The command, as a child -> (seconds, peak memory of all its processes together in MiB).
+
+    The memory is the sum of what each process has for itself plus shared pages counted once for each
+    (RSS), sampled ten times a second: an upper bound.
+    """
+    command = [sys.executable, ROOT / "convert_data.py", "--data_path", data_path, "--out_folder", out,
+               "--ignored_sample_path", os.devnull, "--jobs", str(jobs)]  # fmt: skip
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, memory(child.pid))
+        time.sleep(0.1)
+    if child.returncode:
+        raise SystemExit(f"convert_data.py failed with {child.returncode}")
+    return time.perf_counter() - began, peak
+
+
+def memory(pid):
+    """RSS in MiB of a process and its children (Linux)."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return pages * resource.getpagesize() / 2**20 + sum(map(memory, children))
+
+
+def timed(function, *arguments):
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
+
+
+def read_all(files):
+    for file in files:
+        with open(file, "rb") as opened:
+            opened.read()
+
+
+def parse_times(files, repeats=200):
+    """Parsing a 90-frame clip with one body: medians in ms of ours and of the usual parser."""
+    for file in files:
+        content = file.read_bytes()
+        frames = int(content.split(maxsplit=1)[0])
+        if frames >= 90 and content.count(b"\r\n25\r\n") == frames:
+            break
+    content = b"\r\n".join([b"90", *content.split(b"\r\n")[1 : 1 + 90 * 28], b""])
+    path = file.parent.parent / "90.skeleton"
+    path.write_bytes(content)
+    ours = [timed(recordings.parse_skeleton, content) for _ in range(repeats)]
+    whole = [timed(recordings.parse_ntu, content, "follow") for _ in range(repeats)]
+    usual = [timed(usual_parse, path) for _ in range(repeats // 10)]
+    return {"bytes": len(content)} | {
+        name: round(1e3 * statistics.median(times), 3)
+        for name, times in (("parse_ms", ours), ("parse_and_bodies_ms", whole), ("usual_ms", usual))
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/convert-benchmark"))
+    parser.add_argument("--clips", type=int, default=56880)
+    parser.add_argument("--distinct", type=int, default=5700, help="clips really on the disk")
+    parser.add_argument("--baseline", type=int, default=1000, help="clips converted in the usual way")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    if folder.exists():
+        raise SystemExit(f"{folder} exists: remove it or choose another --folder")
+    try:
+        files, distinct = make_files(folder, arguments.distinct, arguments.clips)
+        sample = files[:: max(1, len(files) // arguments.baseline)][: arguments.baseline]
+        (folder / "sample").mkdir()
+        for file in sample:
+            os.link(file, folder / "sample" / file.name)
+        size = sum(file.stat().st_size for file in files)
+
+        runs = []
+        for i in range(arguments.repeats):
+            run = {"floor_s": timed(read_all, files), "floor_sample_s": timed(read_all, sample)}
+            run["usual_sample_s"] = timed(usual_convert, sample, folder / "usual")
+            run["ours_sample_s"], _ = run_ours(folder / "sample", folder / "ours", arguments.jobs)
+            run["ours_s"], run["memory_mib"] = run_ours(folder / "raw", folder / "ours", arguments.jobs)
+            run["ratio"] = (run["usual_sample_s"] / len(sample)) / (run["ours_s"] / len(files))
+            run["ratio_on_the_sample"] = run["usual_sample_s"] / run["ours_sample_s"]
+            output = sum(path.stat().st_size for path in (folder / "ours").rglob("*.npy"))
+            shutil.rmtree(folder / "usual")
+            shutil.rmtree(folder / "ours")
+            runs.append({name: round(value, 2) for name, value in run.items()})
+            print(f"run {i + 1}: {runs[-1]}", flush=True)
+        record = {
+            "date": date.today().isoformat(),
+            "machine": f"{arguments.jobs} processes on {os.cpu_count()} cores, {platform.machine()}, "
+                       f"Python {platform.python_version()}, numpy {np.__version__}",
+            "clips": len(files), "distinct": distinct, "raw_bytes": size, "output_bytes": output,
+            "baseline_clips": len(sample),
+            "extrapolated": "the usual way's time of all clips, from its time on the sample",
+            "parse": parse_times(files),
+            "median": {name: statistics.median(run[name] for run in runs) for name in runs[0]},
+            "runs": runs,
+        }  # fmt: skip
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    (ROOT / "results" / "convert.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps({key: record[key] for key in ("parse", "median")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
