@@ -19,6 +19,7 @@ import argparse
 import csv
 import errno
 import os
+import re
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -38,17 +39,18 @@ def convert(source, out_folder, padded=False, strict=False):
 
     padded  write classic padded arrays (N, C, T, V, M)
     strict  a single damaged clip is an error
-    Returns (meta.json's contents of each benchmark, list of Fault). Raises SkippedFile when a clip is
-    damaged and `strict`, or all are; then, as after any error, `out_folder` is as before.
+    Returns (meta.json's contents of each benchmark, list of Fault). Raises SkippedFile when a
+    benchmark gets no clip, or a clip is damaged and `strict`. After an error `out_folder` is as before,
+    unless the error says that a benchmark could not be put in its place.
     """
     out_folder = Path(out_folder)
     for benchmark in source.benchmarks:
-        if (out_folder / benchmark).absolute() in source.folders:
-            raise ValueError(
-                f"{out_folder / benchmark} would replace what is read: give another --out_folder"
-            )
+        if not re.fullmatch(r"\w[\w.+-]*", benchmark):
+            raise ValueError(f"a benchmark called '{benchmark}' cannot be the name of a folder")
+        if (out_folder / benchmark).resolve() in source.folders:
+            raise ValueError(f"{out_folder / benchmark} is what is read: give another --out_folder")
     frame_shape = (source.channels, len(source.layout.joints), MAX_BODIES)
-    writers, faults, count = {}, [], 0
+    writers, metas, faults, left_out = {}, {}, [], source.left_out
     try:
         for benchmark in source.benchmarks:
             writers[benchmark] = BenchmarkWriter(out_folder / benchmark, frame_shape)
@@ -56,29 +58,31 @@ def convert(source, out_folder, padded=False, strict=False):
             if isinstance(item, Fault):
                 faults.append(item)
                 continue
-            count += 1
+            left_out += not item.parts
             item.data = with_bodies(item.data)
             for benchmark, part in item.parts.items():
                 writers[benchmark].add(part, item)
-        if not count or (strict and faults):
-            raise SkippedFile(
-                f"{len(faults)} of {source.total} clips are damaged, nothing was written\n"
-                + listing(faults)
-            )
-        metas = {}
         for benchmark, writer in writers.items():
             meta = {
                 "dataset": source.title,
                 "benchmark": benchmark,
                 "layout": source.layout.to_dict(),
                 "classes": source.classes,
-                "left_out": source.left_out,
+                "left_out": left_out,
                 "skipped": len(faults),
             }
             metas[benchmark] = writer.finish(meta, source.padded if padded else None)
+        empty = [benchmark for benchmark, meta in metas.items() if not any(meta["clips"].values())]
+        if empty or not metas or (strict and faults):
+            remains = f", none remains for {', '.join(empty)}" if empty else ""
+            raise SkippedFile(
+                f"nothing was written: {len(faults)} of {source.total} clips are damaged, {left_out} "
+                f"left out{remains}\n{listing(faults, most=20)}"
+            )
+        written = write_faults(out_folder, faults)
         for writer in writers.values():
             writer.publish()
-        write_faults(out_folder / "skipped.csv", faults)
+        os.replace(written, out_folder / "skipped.csv")
     finally:
         for writer in writers.values():
             writer.discard()
@@ -93,20 +97,18 @@ def with_bodies(data):
 
 
 def listing(faults, most=5):
-    lines = [
-        f"  {fault.file}: {fault.where}{': ' if fault.where else ''}{fault.reason}" for fault in faults
-    ]
-    more = [f"  and {len(faults) - most} more"] if len(faults) > most else []
-    return "\n".join(lines[:most] + more)
+    lines = [": ".join(filter(None, (f"  {f.file}", f.where, f.reason))) for f in faults[:most]]
+    return "\n".join(lines + [f"  and {len(faults) - most} more"] * (len(faults) > most))
 
 
-def write_faults(path, faults):
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+def write_faults(folder, faults):
+    """Write the list of faults under a name for the meantime; returns it."""
+    path = folder / ".skipped.csv.partial"
+    with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(("file", "where", "reason"))
         table.writerows((fault.file, fault.where, fault.reason) for fault in faults)
-    os.replace(partial, path)
+    return path
 
 
 def parse_arguments():
@@ -155,8 +157,8 @@ def main():
     for benchmark, meta in metas.items():
         clips = meta["clips"]
         print(f"{out_folder / benchmark}: {clips['train']} training clips, {clips['val']} test clips")
-    if source.left_out:
-        print(f"left out, as not in the data set or listed as missing: {source.left_out}")
+    if meta["left_out"]:
+        print(f"left out, as not in the data set or listed as missing: {meta['left_out']}")
     if faults:
         share = len(faults) / source.total
         loud = "WARNING, the data may be incomplete: " if share > LOUD else ""

@@ -7,6 +7,7 @@ bytes of one file and knows nothing of folders, archives or processes (sources.p
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,6 +99,8 @@ def named(pattern, example, name):
 def checked(joints, frame_of=None):
     """Refuse coordinates that are none. joints (T, ...), or (B, ...) with the frame (B,) of each body;
     returned as they are."""
+    if joints.dtype.kind not in "iuf":
+        raise SkippedFile(f"coordinates are {joints.dtype}, not numbers")
     wrong = ~(np.abs(joints) < FARTHEST)  # NaN as well
     if wrong.any():
         row = np.argwhere(wrong)[0, 0]
@@ -307,6 +310,10 @@ def follow_bodies(frame_of, body_ids, joints):
     tracks = []
     for body_id in dict.fromkeys(body_ids.tolist()):
         rows = np.flatnonzero(body_ids == body_id)
+        again = np.append(False, np.diff(frame_of[rows]) == 0)  # twice in a frame: two bodies
+        if again.any():
+            tracks.append(rows[again])
+            rows = rows[~again]
         near = [
             (np.linalg.norm(joints[rows[0], 0] - joints[track[-1], 0]), i)
             for i, track in enumerate(tracks)
@@ -381,7 +388,7 @@ def one_body(joints):
     expected = (len(KINECT_V1.joints), 3)
     try:
         joints = np.asarray(joints, np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SkippedFile(f"the joints are not an array of numbers: {error}") from None
     if joints.ndim != 3 or joints.shape[1:] != expected or not len(joints):
         raise SkippedFile(f"joints of shape {joints.shape}, not (frames, {expected[0]}, 3)")
@@ -397,8 +404,8 @@ def parse_nw_ucla(content, bodies):
     try:
         fields = json.loads(content)
         label, joints = int(fields["label"]) - 1, fields["skeletons"]
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise SkippedFile(f"not JSON with label and skeletons: {error!r}") from None
+    except Exception as error:  # too deep, too long a number, ...
+        raise SkippedFile(f"not JSON with label and skeletons: {str(error)[:100]}") from None
     return label, one_body(joints)
 
 
@@ -416,6 +423,11 @@ def parse_utd_mhad(content, bodies):
     import scipy.io  # slow to load, and of no use to the others
 
     try:
+        (shape,) = (
+            shape for name, shape, _ in scipy.io.whosmat(io.BytesIO(content)) if name == "d_skel"
+        )
+        if math.prod(shape) > 10_000_000:  # before so much is unpacked
+            raise ValueError(f"it is of shape {shape}")
         joints = scipy.io.loadmat(io.BytesIO(content), variable_names="d_skel")["d_skel"]
         joints = joints.transpose(2, 0, 1)[:, UTD_MHAD_JOINTS]
     except Exception as error:  # scipy raises nearly anything on a damaged file

@@ -31,7 +31,7 @@ import numpy as np
 
 from recordings import DATASETS, MAX_BODIES, Clip, SkippedFile, checked
 from skeleton import LAYOUTS, Layout
-from storage import find_layout, part_files, read_meta, read_part, read_pickle
+from storage import find_layout, part_files, read_array, read_meta, read_part, read_pickle
 
 # Bytes. The longest NTU clip has 2 MB, 4 bodies in it; a larger file would only fill the memory.
 LARGEST_FILE = 16 << 20
@@ -47,6 +47,15 @@ class Fault:
     file: str
     where: str
     reason: str
+
+    @classmethod
+    def of(cls, file, error):
+        """A fault from the exception that it raised."""
+        if isinstance(error, SkippedFile):
+            return cls(file, error.where, error.reason)
+        if isinstance(error, OSError) and error.strerror:
+            return cls(file, "", error.strerror)
+        return cls(file, "", f"damaged: {type(error).__name__} {str(error)[:200]}")
 
 
 @dataclass
@@ -95,23 +104,23 @@ def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow",
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: {_remedy(dataset)}")
-    first = paths[0]
-    single = {".npz": read_npz, ".pkl": read_annotations, ".pickle": read_annotations}.get(first.suffix)
-    if (first / "clips.csv").is_file():
-        single = read_own
-    files = [] if single else list_files(paths, dataset.ending)
-    arrays = [file for file in files if file.endswith(".npy") and "_data" in Path(file).name]
+        single = {".npz": read_npz, ".pkl": read_annotations, ".pickle": read_annotations}.get(
+            path.suffix
+        )
+        single = read_own if (path / "clips.csv").is_file() else single
+        if single and len(paths) > 1:
+            raise ValueError(f"{path} is converted alone: give one --data_path")
+        if single:
+            return single(path, dataset)
+    files = list_files(paths, dataset.ending)
     raw = [file for file in files if file.endswith(dataset.ending)]
-    zips = [file for file in files if file.endswith(".zip")]
-    if single and len(paths) > 1:
-        raise ValueError(f"{first} is converted alone: give one --data_path")
-    if single:
-        return single(first, dataset)
+    zips = [file for file in files if file.endswith(".zip") and Path(file).is_file()]
+    arrays = [Path(file) for file in files if file.endswith(("_data.npy", "_data_joint.npy"))]
     if raw or zips:
         return read_raw(raw, zips, dataset_name, ignored, bodies, jobs)
     if arrays:
         return read_arrays(arrays, dataset)
-    raise FileNotFoundError(f"no {dataset.ending} files in {first}: {_remedy(dataset)}")
+    raise FileNotFoundError(f"no {dataset.ending} files in {paths[0]}: {_remedy(dataset)}")
 
 
 def _remedy(dataset):
@@ -140,18 +149,23 @@ def list_files(paths, ending):
 def read_raw(files, zips, dataset_name, ignored, bodies, jobs):
     """Raw files of a data set, one clip each, in folders and in .zip files."""
     dataset = DATASETS[dataset_name]
-    entries = [("", file) for file in files]
+    found = [("", file) for file in files]
     for path in zips:
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if name.endswith(dataset.ending)]
-        except zipfile.BadZipFile as error:
+                found += ((path, name) for name in archive.namelist() if name.endswith(dataset.ending))
+        except Exception as error:  # a damaged directory raises nearly anything
             raise ValueError(f"{path} is no complete .zip file, download it again: {error}") from error
-        entries += ((path, name) for name in members if not Path(name).name.startswith("."))
-    entries = sorted((Path(name).stem, archive, name) for archive, name in entries)
-    kept = [e for e in entries if e[0] not in ignored and dataset.belongs(e[0])]
+    entries = sorted((_stem(file), archive, file) for archive, file in found)
+    entries = [entry for entry in entries if not entry[0].startswith(".")]
+    kept = [entry for entry in entries if entry[0] not in ignored and dataset.belongs(entry[0])]
     if not entries:
         raise FileNotFoundError(f"no {dataset.ending} files in {', '.join(zips)}: {_remedy(dataset)}")
+    if not kept:
+        raise ValueError(
+            f"all {len(entries)} {dataset.ending} files are left out, as listed as missing or not in "
+            f"{dataset.title}: is it another --dataset ({', '.join(DATASETS)})?"
+        )
 
     def clips():
         seen = {}
@@ -169,6 +183,11 @@ def read_raw(files, zips, dataset_name, ignored, bodies, jobs):
     return Source.of(dataset, dataset.benchmarks, len(kept), clips(), left_out=left_out)
 
 
+def _stem(file):
+    """A clip's name. (pathlib would take seconds for all files of NTU.)"""
+    return file.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
+
+
 def _shown(archive, file):
     return f"{archive}/{file}" if archive else file
 
@@ -178,32 +197,37 @@ def _read_file(dataset_name, bodies, entry):
     name, archive, file = entry
     try:
         return DATASETS[dataset_name].read(name, _content(archive, file), bodies)
-    except SkippedFile as error:
-        return Fault(_shown(archive, file), error.where, error.reason)
-    except OSError as error:
-        return Fault(_shown(archive, file), "", error.strerror or str(error))
+    except Exception as error:
+        return Fault.of(_shown(archive, file), error)
 
 
 def _content(archive, file):
     """The bytes of a file or of a member of a .zip file."""
     if not archive:
-        status = Path(file).stat()
+        status = os.stat(file)  # noqa: PTH116 (this is faster than pathlib, and often called)
         if not stat.S_ISREG(status.st_mode):
             raise SkippedFile("not a file, but a folder or a device")
         _check_size(status.st_size)
         with open(file, "rb") as opened:
             return opened.read()
     try:
-        opened = _open_zip(archive, os.getpid())
-        _check_size(opened.getinfo(file).file_size)
-        return opened.read(file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        with _open_member(_open_zip(archive, os.getpid()), file) as member:
+            content = member.read(LARGEST_FILE + 1)  # whatever size it claims
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise SkippedFile(f"damaged in the .zip file: {error}") from None
+    _check_size(len(content))
+    return content
+
+
+def _open_member(archive, name):
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise SkippedFile(f"{name} is compressed neither by deflate nor not at all: zip it anew")
+    return archive.open(name)
 
 
 def _check_size(size):
     if size > LARGEST_FILE:
-        raise SkippedFile(f"{size >> 20} MiB: the file of a clip has at most {LARGEST_FILE >> 20}")
+        raise SkippedFile(f"larger than {LARGEST_FILE >> 20} MiB, which no clip is")
 
 
 @lru_cache(maxsize=8)
@@ -266,12 +290,12 @@ def tidied(found, classes, frame_shape):
                 expected = "(T, {}, {}, M)".format(*frame_shape)
                 raise SkippedFile(f"coordinates of shape {data.shape}, not {expected}")
             if not 0 <= clip.label < len(classes):
-                raise SkippedFile(f"label {clip.label} is not one of 0-{len(classes) - 1}")
+                raise SkippedFile(f"its label is not one of 0-{len(classes) - 1}")
+            if data.size * 4 > LARGEST_CLIP:
+                raise SkippedFile(f"larger than {LARGEST_CLIP >> 20} MiB, which no clip is")
             clip.data = tidy(data)
-        except SkippedFile as error:
-            yield Fault(shown, error.where, error.reason)
-        except OSError as error:
-            yield Fault(shown, "", error.strerror or str(error))
+        except Exception as error:
+            yield Fault.of(shown, error)
         else:
             yield clip
 
@@ -279,13 +303,15 @@ def tidied(found, classes, frame_shape):
 def tidy(data):
     """(T, C, V, M) -> float32: the frames that hold somebody, the two bodies that move most."""
     data = checked(data).astype(np.float32)
-    data = data[data.any((1, 2, 3))]
-    if not len(data):
+    there = data.any((1, 2))  # (T, M)
+    if not there.any():
         raise SkippedFile("no body in any frame")
     if data.shape[-1] > MAX_BODIES:
-        movement = data.var(axis=0).sum((0, 1))
-        data = data[..., np.argsort(-movement, kind="stable")[:MAX_BODIES]]
-    return data
+        movement = [data[there[:, m], ..., m].var(0).sum() if there[:, m].any() else -1.0
+                    for m in range(data.shape[-1])]  # fmt: skip
+        kept = np.argsort(movement)[: -MAX_BODIES - 1 : -1]
+        data, there = data[..., kept], there[:, kept]
+    return data[there.any(1)]
 
 
 def _layout_of(dataset, path, joints):
@@ -310,17 +336,18 @@ def read_arrays(files, dataset):
     """{train,val}_data.npy with label.pkl and, where there is one, num_frame.npy beside: padded
     (N, C, T, V, M), or packed as convert_data.py writes them. Each folder is a benchmark."""
     parts = {}
-    for file in sorted(map(Path, files)):  # data.npy before data_joint.npy
+    for file in sorted(files):  # data.npy before data_joint.npy
         prefix, _, ending = file.name.partition("_")
-        key = (file.absolute().parent.name, PART_NAMES.get(prefix))
-        if key[1] and key not in parts and ending in ("data.npy", "data_joint.npy"):
-            _, label, num_frame = part_files(file.parent, prefix)
-            num_frame = num_frame if num_frame.exists() else None
-            parts[key] = (file, read_meta(file.parent), read_part(file, label, num_frame, mmap=True))
+        key = (file.resolve().parent.name, PART_NAMES.get(prefix))
+        if not key[1] or (ending == "data_joint.npy" and file.with_name(f"{prefix}_data.npy") in files):
+            continue
+        if key in parts:
+            raise ValueError(f"{parts[key][0]} and {file} are both {' '.join(key)}: convert one alone")
+        _, label, num_frame = part_files(file.parent, prefix)
+        num_frame = num_frame if num_frame.exists() else None
+        parts[key] = (file, read_meta(file.parent), read_part(file, label, num_frame, mmap=True))
     if not parts:
-        raise FileNotFoundError(
-            f"{files[0]} is not called train_data.npy, val_data.npy (or ..._data_joint.npy): rename it"
-        )
+        raise FileNotFoundError(f"{files[0]} is not called train_data.npy or val_data.npy: rename it")
     first, meta, (data, *_) = next(iter(parts.values()))
     channels, joints = data.shape[1], data.shape[-2]
     layout = find_layout(first, joints) if meta else _layout_of(dataset, first, joints)
@@ -349,7 +376,7 @@ def read_arrays(files, dataset):
         layout=layout,
         classes=classes,
         channels=channels,
-        folders=tuple(file.absolute().parent for file, *_ in parts.values()),
+        folders=tuple(file.resolve().parent for file, *_ in parts.values()),
     )
 
 
@@ -363,7 +390,6 @@ def read_npz(path, dataset):
     joints = len(dataset.layout.joints)
     words = re.split("[^a-z]+", path.stem.lower())
     benchmark = next((BENCHMARK_WORDS[word] for word in words if word in BENCHMARK_WORDS), path.stem)
-    damage = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError)
     labels = {}
     try:
         archive = zipfile.ZipFile(path)
@@ -375,7 +401,7 @@ def read_npz(path, dataset):
             if len(shape) == 2 and shape[1] != len(dataset.classes):
                 raise ValueError(f"labels of {shape[1]} classes; is it another --dataset?")
             labels[part] = [int(row.argmax() if row.ndim else row) for row in rows]
-    except damage as error:
+    except Exception as error:  # a damaged file raises nearly anything
         raise ValueError(
             f"{path} does not hold x_train (clips, frames, bodies * {joints} * 3), y_train (clips, "
             f"{len(dataset.classes)}), x_test and y_test of {dataset.title}: {error}"
@@ -387,7 +413,7 @@ def read_npz(path, dataset):
             for i, label in enumerate(labels[part]):
                 try:
                     row = next(rows)
-                except damage as error:
+                except Exception as error:
                     raise ValueError(f"{path} is damaged in x_{suffix} at {i}: {error}") from error
                 frames = row.reshape(len(row), -1, joints, 3).transpose(0, 3, 2, 1)
                 clip = Clip(f"{suffix}_{i:06}", label, None, parts={benchmark: part})
@@ -399,7 +425,7 @@ def read_npz(path, dataset):
 
 def _rows(archive, member):
     """A .npy file in a .zip file -> (shape, iterator over its rows), never the whole array."""
-    file = archive.open(member)
+    file = _open_member(archive, member)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError(f"{member} is of an unknown version")
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
@@ -425,20 +451,21 @@ def read_annotations(path, dataset):
     set, a layout.json beside the file says which they are."""
     content = read_pickle(path)
     try:
-        split, annotations = content["split"], list(content["annotations"])
-        _, _, joints, channels = annotations[0]["keypoint"].shape
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        split, annotations = content["split"].items(), list(content["annotations"])
+        shapes = [a["keypoint"].shape for a in annotations if isinstance(a, dict) and "keypoint" in a]
+        _, _, joints, channels = next(shape for shape in shapes if len(shape) == 4)
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path} is not a dict of split and annotations: {error!r}") from error
     parts_of, benchmarks = {}, {}
-    for key, names in split.items():
-        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", key)
+    for key, names in split:
+        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", str(key))
         if not fields:
             raise ValueError(f"{path}: split {key} is neither ..._train nor ..._val nor ..._test")
         benchmark, part = fields[1] + fields[3] or path.stem, PART_NAMES[fields[2]]
         if (earlier := benchmarks.setdefault(benchmark, {}).setdefault(part, key)) != key:
             raise ValueError(f"{path}: {earlier} and {key} are both test parts: remove one of them")
         for name in names:
-            parts_of.setdefault(str(name), {})[benchmark] = part
+            parts_of.setdefault(name, {})[benchmark] = part
     file = path.parent / "layout.json"
     layout = read_layout(file) if file.is_file() else _layout_of(dataset, path, joints)
 
@@ -449,13 +476,12 @@ def read_annotations(path, dataset):
 
     def load(annotation, clip):
         try:
-            clip.name = str(annotation["frame_dir"])
-            clip.label = int(annotation["label"])
-            frames = np.asarray(annotation["keypoint"]).transpose(1, 3, 2, 0)
+            clip.name, clip.label = annotation["frame_dir"], int(annotation["label"])
+            frames = annotation["keypoint"].transpose(1, 3, 2, 0)
             frames = frames[: int(annotation.get("total_frames", len(frames)))]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            clip.performer, clip.camera = _people(dataset, clip.name)
+        except Exception as error:
             raise SkippedFile(f"no frame_dir, label and keypoint (M, T, V, C): {error!r}") from None
-        clip.performer, clip.camera = _people(dataset, clip.name)
         clip.parts = parts_of.get(clip.name, {})
         return frames
 
@@ -472,11 +498,13 @@ def read_own(folder, _):
     the joints are not a Kinect's."""
     path = folder / "clips.csv"
     rows = _read_table(path, required=("name", "label", "part"))
-    classes = {row["label"] for row in rows}
+    classes = {row["label"] for _, row in rows}
     classes = sorted(classes, key=lambda name: (int(name) if name.isdecimal() else 0, name))
-    performers, cameras = (_numbered([row.get(key) for row in rows]) for key in ("performer", "camera"))
+    performers, cameras = (
+        _numbered([row.get(key) for _, row in rows]) for key in ("performer", "camera")
+    )
     clips, shape = {}, None
-    for line, (row, performer, camera) in enumerate(zip(rows, performers, cameras, strict=True), 2):
+    for (line, row), performer, camera in zip(rows, performers, cameras, strict=True):
         name = row["name"].removesuffix(".npy")
         if row["part"] not in PART_NAMES:
             raise ValueError(f"{path}, line {line}: part is '{row['part']}', not train or val")
@@ -508,13 +536,14 @@ def read_own(folder, _):
 
 
 def _read_table(path, required):
-    """The rows of a CSV file as dicts; commas or semicolons."""
+    """(number of its line, dict) for each row of a CSV file; commas or semicolons."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)
             table = csv.DictReader(file, delimiter=";" if ";" in header else ",", skipinitialspace=True)
-            rows = [{key: (row[key] or "").strip() for key in table.fieldnames} for row in table]
+            rows = [(table.line_num, {key: (row[key] or "").strip() for key in table.fieldnames})
+                    for row in table]  # fmt: skip
     except (UnicodeDecodeError, csv.Error, TypeError) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
     missing = [name for name in required if name not in (table.fieldnames or ())]
@@ -524,21 +553,23 @@ def _read_table(path, required):
 
 
 def _numbered(values):
-    """Numbers as they are; other names are numbered from 1, nothing is 0."""
-    names = sorted({value for value in values if value and not value.isdecimal()})
-    return [int(v) if v and v.isdecimal() else names.index(v) + 1 if v else 0 for v in values]
+    """Numbers as they are; names are numbered from 1. What is not known is 0."""
+    names = sorted(set(filter(None, values)))
+    if all(name.isdecimal() for name in names):
+        return [int(value or 0) for value in values]
+    return [names.index(value) + 1 if value else 0 for value in values]
 
 
 def _load_own(path):
     """A .npy file (T, V, C) or (M, T, V, C) -> (T, C, V, M)."""
+    if not path.is_file():
+        raise SkippedFile("there is no such file")
     try:
-        data = np.load(path, mmap_mode="r")
-        if data.dtype.kind not in "iuf" or data.ndim not in (3, 4):
-            raise ValueError(f"it holds {data.dtype} {data.shape}")
-    except (ValueError, EOFError) as error:
-        raise SkippedFile(f"no array of numbers (T, V, C) or (M, T, V, C): {error}") from None
-    if data.nbytes > LARGEST_CLIP:
-        raise SkippedFile(f"{data.nbytes >> 20} MiB: a clip may have {LARGEST_CLIP >> 20}")
+        data = read_array(path, mmap=True)
+    except ValueError as error:
+        raise SkippedFile(f"no .npy file of numbers: {error.__cause__ or error}") from None
+    if data.ndim not in (3, 4):
+        raise SkippedFile(f"an array {data.shape}, neither (T, V, C) nor (M, T, V, C)")
     return (data if data.ndim == 4 else data[None]).transpose(1, 3, 2, 0)
 
 

@@ -8,6 +8,7 @@ meta.json                  data set, benchmark, layout, class names, counts; per
                            each clip where they are known
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -18,6 +19,13 @@ import numpy as np
 
 from skeleton import LAYOUTS, Layout
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PARTS = ("train", "val")
+
 # --- Reading ------------------------------------------------------------------------------------------
 
 
@@ -27,20 +35,31 @@ def part_files(folder, part):
 
 
 def read_array(path, mmap=False):
-    """An array from a .npy file. FileNotFoundError names the command that makes it."""
+    """An array from a .npy file. FileNotFoundError names the command that makes it; ValueError says
+    that the file is damaged."""
     if not Path(path).is_file():
-        recover(Path(path).parent)
-    if not Path(path).is_file():
+        earlier = _beside(Path(path).resolve().parent, "replaced")
+        if earlier.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: a conversion ended while it replaced the data. Run it again, or "
+                f"give the earlier data its name back: {earlier}"
+            )
         raise FileNotFoundError(
             f"{path} is missing: make it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, "
             "UTD-MHAD, your own recordings), or 'make demo' for synthetic data; see the README"
         )
     try:
-        array = np.load(path, mmap_mode="r" if mmap else None)
-    except (ValueError, EOFError) as error:
+        if mmap:
+            array = np.lib.format.open_memmap(path, mode="r")
+        else:
+            with open(path, "rb") as file:
+                array = np.lib.format.read_array(file)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header raises nearly anything
         raise ValueError(f"{path} is damaged, convert the data again: {error}") from error
-    if not array.dtype.isnative:
-        raise ValueError(f"{path} has the byte order of another machine: convert the data here")
+    if array.dtype.kind not in "iuf" or not array.dtype.isnative:
+        raise ValueError(f"{path} holds {array.dtype}, not numbers of this machine: convert it here")
     return array
 
 
@@ -52,8 +71,8 @@ def read_labels(path):
         names, labels = map(list, read_pickle(path))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a pickle of (names, labels): {error}") from error
-    plain = all(isinstance(label, (int, np.integer)) and label >= 0 for label in labels)
-    if not plain or len(names) != len(labels):
+    plain = all(isinstance(label, (int, np.integer)) and 0 <= label < 2**31 for label in labels)
+    if not plain or not all(isinstance(name, str) for name in names) or len(names) != len(labels):
         raise ValueError(f"{path}: needs one name and one label, counted from 0, for each clip")
     return list(map(str, names)), list(map(int, labels))
 
@@ -104,6 +123,12 @@ def read_meta(folder):
         meta = json.loads(path.read_text(encoding="utf-8"))
         if "layout" in meta:
             Layout.from_dict(meta["layout"])
+        if not all(isinstance(name, str) for name in meta.get("classes", [])):
+            raise ValueError("classes are not a list of names")
+        for part in PARTS:
+            people = [len(meta[key][part]) for key in ("performer", "camera") if key in meta]
+            if any(count != meta["clips"][part] for count in people):
+                raise ValueError("performers or cameras are not one a clip")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, convert the data again: {error!r}") from error
     return meta
@@ -125,9 +150,10 @@ def find_layout(data_path, joints):
 
 # --- Pickles ------------------------------------------------------------------------------------------
 #
-# A pickle is a program: it may name any function and call it. Those read here may hold plain values
-# (numbers, text, lists, tuples, dicts) and numpy arrays of numbers or text; nothing else is looked up,
-# and what numpy's own pickles call is made here, from the bytes that are really in the file.
+# A pickle is a program: it may name any function and call it, and call it on what it has made before.
+# Those read here may hold plain values (numbers, text, lists, tuples, dicts) and numpy arrays of
+# numbers or text. The functions that numpy's own pickles name are replaced by those below; anything
+# else is refused, and so is a small file that makes much out of little.
 
 
 class _Callable:
@@ -143,54 +169,84 @@ class _Callable:
 
 
 class _Dtype:
-    """A number or text type, without numpy's own __setstate__, which believes anything."""
+    """A number or text type; numpy's own believes anything that a pickle says of it."""
 
-    __slots__ = ("value",)
+    __slots__ = ("spend", "value")
 
-    def __init__(self, code, *_):
-        if not isinstance(code, str) or (dtype := np.dtype(code)).kind not in "biufSU":
-            raise pickle.UnpicklingError(f"it holds an array of {code!r}")
-        self.value = dtype
+    def __init__(self, spend, code):
+        self.spend, self.value = spend, np.dtype(code) if type(code) is str else None
+        if self.value is None or self.value.kind not in "biufSU":
+            raise pickle.UnpicklingError("it holds an array of objects")
 
     def __setstate__(self, state):
         self.value = self.value.newbyteorder(state[1])
 
     def read(self, content):
-        content = content.encode("latin1") if isinstance(content, str) else content  # Python 2
-        return np.frombuffer(content, self.value)
+        """Bytes -> array (N,), a copy."""
+        if type(content) is str:  # Python 2
+            content = content.encode("latin1")
+        if type(content) not in (bytes, bytearray):  # a view could outlive what it shows
+            raise pickle.UnpicklingError("an array is not made of bytes")
+        self.spend(len(content))
+        return np.frombuffer(content, self.value).copy()
 
 
 class _Array(np.ndarray):
-    """An array being filled."""
+    """An array to be filled, once."""
+
+    filled = False
 
     def __setstate__(self, state):
-        _, shape, dtype, is_fortran, content = state
-        super().__setstate__((1, shape, dtype.value, is_fortran, bytes(dtype.read(content))))
-
-
-KNOWN = {
-    "numpy.dtype": _Dtype,
-    "numpy.ndarray": None,
-    "multiarray._reconstruct": lambda *_: np.ndarray.__new__(_Array, 0),
-    "multiarray.scalar": lambda dtype, content: dtype.read(content)[0],
-    "numeric._frombuffer": lambda content, dtype, shape, order: dtype.read(content).reshape(
-        shape, order=order
-    ),
-    "_codecs.encode": lambda text, _: text.encode("latin1"),  # bytes, in protocols 0 to 2
-    "__builtin__.bytes": lambda: b"",
-    "collections.OrderedDict": lambda: {},
-}
+        _, shape, dtype, by_columns, content = state
+        if self.filled or type(dtype) is not _Dtype:
+            raise pickle.UnpicklingError("an array is filled twice, or with what is no array")
+        self.filled = True
+        super().__setstate__((1, shape, dtype.value, by_columns, dtype.read(content).tobytes()))
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """(The one written in Python: a few bytes can make the other one reserve 64 GB for its memo.)"""
+    """(The one written in Python: nine bytes can make the other one reserve 64 GB for its memo.)"""
+
+    dispatch = pickle._Unpickler.dispatch.copy()
+
+    def __init__(self, file, size):
+        super().__init__(file, encoding="latin1")
+        self.room = 4 * size + 4096
+        self.known = {
+            "numpy.dtype": lambda code, *_: _Dtype(self.spend, code),
+            "numpy.ndarray": None,
+            "multiarray._reconstruct": lambda *_: np.ndarray.__new__(_Array, 0),
+            "multiarray.scalar": lambda dtype, content: dtype.read(content)[0],
+            "numeric._frombuffer": lambda content, dtype, shape, order: dtype.read(content).reshape(
+                shape, order=order
+            ),
+            "_codecs.encode": self.encode,  # bytes, in protocols 0 to 2
+            "__builtin__.bytes": lambda: b"",
+            "collections.OrderedDict": lambda: {},
+        }
 
     def find_class(self, module, name):
         for package in ("numpy.core.", "numpy._core."):
             module = module.removeprefix(package)
-        if f"{module}.{name}" not in KNOWN:
+        if f"{module}.{name}" not in self.known:
             raise pickle.UnpicklingError(f"it holds a {module}.{name} object")
-        return _Callable(KNOWN[f"{module}.{name}"])
+        return _Callable(self.known[f"{module}.{name}"])
+
+    def spend(self, count):
+        self.room -= count
+        if self.room < 0:
+            raise pickle.UnpicklingError("it makes much out of little")
+
+    def encode(self, text, _):
+        self.spend(len(text))
+        return text.encode("latin1")
+
+    def load_bytearray8(self):
+        size = int.from_bytes(self.read(8), "little")
+        self.spend(size)
+        self.append(bytearray(self.read(size)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
 def read_pickle(path):
@@ -198,7 +254,7 @@ def read_pickle(path):
     ValueError for anything else."""
     with open(path, "rb") as file:
         try:
-            return _PlainUnpickler(file, encoding="latin1").load()
+            return _PlainUnpickler(file, Path(path).stat().st_size).load()
         except OSError:
             raise
         except Exception as error:  # damaged pickles raise nearly anything
@@ -207,7 +263,6 @@ def read_pickle(path):
 
 # --- Writing ------------------------------------------------------------------------------------------
 
-PARTS = ("train", "val")
 WRITTEN = (*(path.name for part in PARTS for path in part_files("", part)), "meta.json")
 
 
@@ -237,13 +292,13 @@ class PartWriter:
         self.cameras.append(clip.camera)
 
     def finish(self, frames=None):
-        """Complete the files; `frames`: pad each clip with zeros to so many (or the longest's)."""
+        """Complete the files; `frames`: pad each clip with zeros to so many."""
         data, label, num_frame = self.paths
         self.file.seek(0)
         self._header()
         self.file.close()
         if frames is not None:
-            self._pad(data, max(frames, *self.counts, 0))
+            self._pad(data, frames)
         label.write_bytes(pickle.dumps((self.names, self.labels)))
         np.save(num_frame, np.array(self.counts, np.int64))
 
@@ -270,25 +325,48 @@ class BenchmarkWriter:
     one, which until then stays as it is, whatever happens."""
 
     def __init__(self, folder, frame_shape):
-        self.folder = Path(folder)
-        self.partial = _beside(folder, "partial")
+        self.folder = Path(folder).resolve()  # a link to another disk stays one
+        self.partial, self.parts = _beside(self.folder, "partial"), {}
+        self.published = False
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._claim()
         recover(self.folder)
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
-        self.partial.mkdir()
         self.parts = {part: PartWriter(self.partial, part, frame_shape) for part in PARTS}
+
+    def _claim(self):
+        """Take the folder of unfinished files. The system drops the lock with its process, so that the
+        remains of a conversion that was killed are told from one that is running."""
+        self.partial.mkdir(exist_ok=True)
+        self.lock = open(self.partial / "lock", "w")  # noqa: SIM115 (open until published)
+        try:
+            if fcntl:  # Windows itself does not remove files that are open
+                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.lock.close()
+            raise ValueError(
+                f"another conversion is writing {self.folder}: wait for it or give another --out_folder"
+            ) from None
+        for path in self.partial.iterdir():
+            if path.name != "lock":
+                path.unlink()
 
     def add(self, part, clip):
         self.parts[part].add(clip)
 
     def finish(self, meta, frames=None):
-        """Complete the files, of which meta.json gets the fields `meta` and the counts."""
+        """Complete the files.
+
+        meta    what goes into meta.json, beside the counts, performers and cameras
+        frames  pad each clip with zeros to so many frames, or to the longest clip's
+        Returns meta.json's contents.
+        """
         meta = meta | {"clips": {part: len(writer.names) for part, writer in self.parts.items()}}
         for field in ("performer", "camera"):
             known = {part: getattr(writer, field + "s") for part, writer in self.parts.items()}
             if any(map(any, known.values())):
                 meta[field] = known
+        if frames is not None:
+            frames = max([frames, *(n for writer in self.parts.values() for n in writer.counts)])
         for writer in self.parts.values():
             writer.finish(frames)
         text = json.dumps(meta, ensure_ascii=False, indent=1)
@@ -296,35 +374,46 @@ class BenchmarkWriter:
         return meta
 
     def publish(self):
-        if self.folder.exists():
-            self.folder.rename(_beside(self.folder, "old"))
-        self.partial.rename(self.folder)
+        self.lock.close()
+        (self.partial / "lock").unlink()
+        try:
+            if self.folder.exists():
+                self.folder.rename(_beside(self.folder, "replaced"))
+            self.partial.rename(self.folder)
+        except OSError as error:  # on Windows, while a program reads the earlier data
+            recover(self.folder)
+            raise OSError(f"{self.folder} cannot be replaced, is it in use? {error}") from error
+        self.published = True
         recover(self.folder)
 
     def discard(self):
         """Give up what is not published."""
-        for writer in self.parts.values():
-            writer.file.close()
+        if self.published:
+            return
+        for file in (self.lock, *(writer.file for writer in self.parts.values())):
+            with contextlib.suppress(OSError):  # closing writes what is left, on a full disk in vain
+                file.close()
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
 def _beside(folder, ending):
-    folder = Path(folder).absolute()  # "." has no name
-    return folder.with_name(f"{folder.name}.{ending}")
+    return folder.with_name(f".{folder.name}.{ending}")
 
 
 def recover(folder):
     """After a conversion that ended while it replaced `folder`: if the new one is not in its place, put
-    the old one back; else remove it. Files in it that no conversion wrote are kept."""
-    folder, old = Path(folder), _beside(folder, "old")
-    if not old.exists():
+    the earlier one back; else remove that. Files in it that no conversion wrote are kept."""
+    earlier = _beside(folder, "replaced")
+    if not earlier.exists():
         return
-    if not folder.exists():
-        old.rename(folder)
+    if not (folder / "meta.json").is_file():
+        if folder.exists():
+            folder.rmdir()  # an empty one; an error says if it is not
+        earlier.rename(folder)
         return
-    for path in old.iterdir():
+    for path in earlier.iterdir():
         if path.name in WRITTEN:
             path.unlink()
         else:
             os.replace(path, folder / path.name)
-    old.rmdir()
+    earlier.rmdir()

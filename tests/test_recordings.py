@@ -78,6 +78,21 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace(b" 277.4 191.8 ", b" 277.4  ", 1),  # one field empty
+    lambda text: text.replace(b" 277.4 ", b" ", 1).replace(b" 277.4 ", b" 1 277.4 ", 1),
+    lambda text: text.replace(b"\r\n", b"\r-\n", 1),
+    lambda text: text.replace(b"\r\n25", b"\r0\n25", 1),
+    lambda text: text.replace(b" 277.4 ", b"\n277.4 ", 1),
+    lambda text: text.replace(b"\r\n25\r\n", b"\r\n24\r\n", 1),
+    lambda text: text.replace(b"\r\n25\r\n", b"\r\n025\r\n", 1),
+    lambda text: text[:-1],
+])  # fmt: skip
+def test_the_fast_way_is_for_regular_files_only(change):
+    assert recordings._parse_regular(GOOD) is not None
+    assert recordings._parse_regular(change(GOOD)) is None
+
+
 @pytest.mark.parametrize("content, reason", BAD.values(), ids=BAD.keys())
 def test_a_damaged_file_says_where(content, reason):
     with pytest.raises(SkippedFile, match=reason):
@@ -138,6 +153,26 @@ def test_ghosts_are_dropped_unless_nothing_else_is_there():
     assert data.shape == (30, 3, 25, 1)
     assert follow([[(2, ghost)]] * 30).shape == (30, 3, 25, 1)
     assert follow([[(2, ghost)]]).shape == (1, 3, 25, 1)
+
+
+@pytest.mark.parametrize("ratio, dropped", [(0.75, False), (0.85, True)])
+def test_a_ghost_is_wider_than_four_fifths_of_its_height(ratio, dropped):
+    other = np.zeros((25, 3)) + (2, 0, 3)
+    other[0, 0] += ratio
+    other[1, 1] += 1
+    data = follow([[(1, standing()), (2, other)]] * 30)
+    assert data.shape[-1] == (1 if dropped else 2)
+
+
+def test_two_near_each_other_at_the_same_time_are_two():
+    left, right = standing(), standing(0.3)
+    data = follow([[(1, left)]] * 15 + [[(1, left), (2, right)]] * 15)
+    assert data.shape[-1] == 2 and np.ptp(data[..., data[0].any((0, 1))], axis=0).max() == 0
+
+
+def test_one_id_twice_in_a_frame_is_two_bodies():
+    data = follow([[(1, standing()), (1, standing(1, seed=1))]] * 20)
+    assert data.shape[-1] == 2 and data.any((1, 2)).all() and np.ptp(data, axis=0).max() == 0
 
 
 def crowd(t, bodies):
