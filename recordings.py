@@ -184,7 +184,7 @@ def _parse_regular(content):
         (ends[starts] - ends[starts - 1] == 2).all()
         # Lines end where they must and nowhere else; no other field is empty.
         and (text[ends[last]] == ord("\n")).all()
-        and np.count_nonzero(text == ord("\n")) == len(last)
+        and np.count_nonzero(text.take(ends) == ord("\n")) == len(last)
         and (newline == 1 or adjacent[last - 1].all())
         and np.count_nonzero(adjacent) == len(last) * (newline - 1)
         # The counts of joints are "25".
@@ -230,7 +230,7 @@ def _numbers(content, text, starts, ends):
     words = words * WORD(1 + (10000 << 32)) >> WORD(32)
     power = POWERS.take(decimals, mode="clip")
     numbers = (whole * power + words) / power
-    np.negative(numbers, where=negative, out=numbers)
+    numbers = np.where(negative, -numbers, numbers)
     other = np.flatnonzero(other)
     fields = zip(starts[other].tolist(), ends[other].tolist(), strict=True)
     numbers[other] = [float(content[start:end]) for start, end in fields]
@@ -310,10 +310,10 @@ def follow_bodies(frame_of, body_ids, joints):
     tracks = []
     for body_id in dict.fromkeys(body_ids.tolist()):
         rows = np.flatnonzero(body_ids == body_id)
-        again = np.append(False, np.diff(frame_of[rows]) == 0)  # twice in a frame: two bodies
+        again = frame_of[rows[1:]] == frame_of[rows[:-1]]  # twice in a frame: two bodies
         if again.any():
-            tracks.append(rows[again])
-            rows = rows[~again]
+            tracks.append(rows[1:][again])
+            rows = np.delete(rows, 1 + np.flatnonzero(again))
         near = [
             (np.linalg.norm(joints[rows[0], 0] - joints[track[-1], 0]), i)
             for i, track in enumerate(tracks)
@@ -327,42 +327,39 @@ def follow_bodies(frame_of, body_ids, joints):
 
     if len(tracks) > 1:
         frames = len(np.unique(frame_of))
-        tracks = [rows for rows in tracks if not is_ghost(joints[rows], frames)] or [
-            max(tracks, key=len)
-        ]
+        people = [rows for rows in tracks if not is_ghost(joints[rows], frames)]
+        tracks = people or [max(tracks, key=len)]
         tracks.sort(key=lambda rows: joints[rows].var(axis=0).sum(), reverse=True)
-    slot = np.full(len(joints), MAX_BODIES)
-    for i, rows in enumerate(tracks[:MAX_BODIES]):
-        slot[rows] = i
-    return in_slots(frame_of, slot, joints)
+    return in_slots(frame_of, joints, tracks[:MAX_BODIES])
 
 
 def is_ghost(body, frames):
     """Whether a track (T, V, 3) of a clip of so many frames is not a person's."""
     if len(body) <= min(GHOST_FRAMES, frames / 2):
         return True
-    width, height = np.ptp(
-        body[..., :2].transpose(2, 0, 1).copy(), axis=2
-    )  # (fast along the last axis)
+    x_and_y = body[..., :2].transpose(2, 0, 1).copy()  # (numpy is fast along the last axis)
+    width, height = np.ptp(x_and_y, axis=2)
     return np.count_nonzero(width > GHOST_WIDTH * height) > len(body) / 2
 
 
 def sensor_order(frame_of, body_ids, joints):
     """The first two bodies of each frame in the sensor's own order -> float32 (T, C, V, M)."""
     place = np.arange(len(frame_of)) - np.searchsorted(frame_of, frame_of)
-    return in_slots(frame_of, place, joints)
+    slots = [np.flatnonzero(place == slot) for slot in range(min(place.max() + 1, MAX_BODIES))]
+    return in_slots(frame_of, joints, slots)
 
 
-def in_slots(frame_of, slot, joints):
-    """Bodies (B, V, 3) with their frames and slots (B,) -> float32 (T, C, V, M), frames without a body
-    left out; M is the number of slots in use."""
-    seen = (slot < MAX_BODIES) & joints.any((1, 2))
+def in_slots(frame_of, joints, slots):
+    """Bodies (B, V, 3), their frames (B,), the rows of the bodies in each slot -> float32 (T, C, V, M),
+    frames without a body left out."""
+    row = np.cumsum(np.diff(frame_of, prepend=frame_of[0]) != 0)  # only frames that list a body
+    data = np.zeros((row[-1] + 1, 3, joints.shape[1], len(slots)), np.float32)
+    for slot, bodies in enumerate(slots):
+        data[row[bodies], :, :, slot] = joints[bodies].swapaxes(1, 2)
+    seen = data.any((1, 2, 3))
     if not seen.any():
         raise SkippedFile("all bodies are zero")
-    frames, row = np.unique(frame_of[seen], return_inverse=True)
-    data = np.zeros((len(frames), 3, joints.shape[1], slot[seen].max() + 1), np.float32)
-    data[row, :, :, slot[seen]] = joints[seen].swapaxes(1, 2)
-    return data
+    return data if seen.all() else data[seen]
 
 
 def parse_ntu(content, bodies):

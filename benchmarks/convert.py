@@ -73,7 +73,7 @@ def usual_array(path, bodies=4, keep=2):
     for t, frame in enumerate(sequence["frames"]):
         for m, body in enumerate(frame["bodies"][:bodies]):
             for v, joint in enumerate(body["joints"]):
-                data[m, t, v] = joint["x"], joint["y"], joint["z"]
+                data[m, t, v, :] = [joint["x"], joint["y"], joint["z"]]
 
     def energy(body):
         seen = body[body.sum((1, 2)) != 0]
