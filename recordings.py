@@ -101,8 +101,8 @@ def checked(joints, frame_of=None):
     returned as they are."""
     if joints.dtype.kind not in "iuf":
         raise SkippedFile(f"coordinates are {joints.dtype}, not numbers")
-    wrong = ~(np.abs(joints) < FARTHEST)  # NaN as well
-    if wrong.any():
+    if not (joints.max(initial=0) < FARTHEST and joints.min(initial=0) > -FARTHEST):  # NaN as well
+        wrong = ~(np.abs(joints) < FARTHEST)
         row = np.argwhere(wrong)[0, 0]
         frame = row if frame_of is None else frame_of[row]
         raise SkippedFile(
@@ -326,7 +326,7 @@ def follow_bodies(frame_of, body_ids, joints):
             tracks.append(rows)
 
     if len(tracks) > 1:
-        frames = len(np.unique(frame_of))
+        frames = 1 + np.count_nonzero(frame_of[1:] != frame_of[:-1])
         people = [rows for rows in tracks if not is_ghost(joints[rows], frames)]
         tracks = people or [max(tracks, key=len)]
         tracks.sort(key=lambda rows: joints[rows].var(axis=0).sum(), reverse=True)
@@ -352,7 +352,7 @@ def sensor_order(frame_of, body_ids, joints):
 def in_slots(frame_of, joints, slots):
     """Bodies (B, V, 3), their frames (B,), the rows of the bodies in each slot -> float32 (T, C, V, M),
     frames without a body left out."""
-    row = np.cumsum(np.diff(frame_of, prepend=frame_of[0]) != 0)  # only frames that list a body
+    row = np.append(0, np.cumsum(frame_of[1:] != frame_of[:-1]))  # only frames that list a body
     data = np.zeros((row[-1] + 1, 3, joints.shape[1], len(slots)), np.float32)
     for slot, bodies in enumerate(slots):
         data[row[bodies], :, :, slot] = joints[bodies].swapaxes(1, 2)
