@@ -23,10 +23,9 @@ import re
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from recordings import BODY_RULES, DATASETS, MAX_BODIES, SkippedFile
+from recordings import BODY_RULES, DATASETS, MAX_BODIES, SkippedFile, all_slots
 from sources import Fault, open_source
 from storage import BenchmarkWriter
 
@@ -59,7 +58,7 @@ def convert(source, out_folder, padded=False, strict=False):
                 faults.append(item)
                 continue
             left_out += not item.parts
-            item.data = with_bodies(item.data)
+            item.data = all_slots(item.data)
             for benchmark, part in item.parts.items():
                 writers[benchmark].add(part, item)
         for benchmark, writer in writers.items():
@@ -87,13 +86,6 @@ def convert(source, out_folder, padded=False, strict=False):
         for writer in writers.values():
             writer.discard()
     return metas, faults
-
-
-def with_bodies(data):
-    """(T, C, V, M) with all M = MAX_BODIES bodies, zeros where there is none."""
-    full = np.zeros((*data.shape[:-1], MAX_BODIES), np.float32)
-    full[..., : data.shape[-1]] = data
-    return full
 
 
 def listing(faults, most=5):

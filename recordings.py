@@ -362,6 +362,15 @@ def in_slots(frame_of, joints, slots):
     return data if seen.all() else data[seen]
 
 
+def all_slots(data):
+    """(T, C, V, M) with M = MAX_BODIES, zeros where there is no body."""
+    if data.shape[-1] == MAX_BODIES and data.base is None:
+        return data
+    full = np.zeros((*data.shape[:-1], MAX_BODIES), np.float32)
+    full[..., : data.shape[-1]] = data
+    return full
+
+
 def parse_ntu(content, bodies):
     found = parse_skeleton(content)
     checked(found[2], found[0])

@@ -31,7 +31,7 @@ from threading import Thread
 
 import numpy as np
 
-from recordings import DATASETS, MAX_BODIES, Clip, SkippedFile, checked
+from recordings import DATASETS, MAX_BODIES, Clip, SkippedFile, all_slots, checked
 from skeleton import LAYOUTS, Layout
 from storage import find_layout, part_files, read_array, read_meta, read_part, read_pickle
 
@@ -246,6 +246,9 @@ def in_parallel(function, items, jobs, chunk=None):
     The data of clips comes back in memory shared by the processes, where the system can do that:
     through a pipe everything would take a tenth longer.
     """
+    # Once it has freed so large a block, glibc keeps what is freed in place of giving each file's
+    # arrays back to the system and asking for them again, page by page: a third of the time.
+    bytearray(31 << 20)
     chunk = chunk or CHUNK
     jobs = min(jobs, len(items) // (2 * chunk), 61)  # (61: Windows)
     if jobs <= 1:
@@ -263,7 +266,7 @@ def in_parallel(function, items, jobs, chunk=None):
         for result in future.result():
             if isinstance(result, Clip) and isinstance(result.data, tuple):
                 shape, offset = result.data
-                result.data = np.ndarray(shape, np.float32, shared[slot], offset).copy()
+                result.data = all_slots(np.ndarray(shape, np.float32, shared[slot], offset))
             yield result
 
     try:
@@ -299,9 +302,6 @@ def _start_worker(shared):
     global _shared
     _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Once it has freed so large a block, glibc keeps what is freed in place of giving each file's
-    # arrays back to the system and asking for them again, page by page: a third of the time.
-    bytearray(31 << 20)
     parent = multiprocessing.parent_process()
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
