@@ -12,33 +12,25 @@
 import csv
 import json
 import math
-import mmap
-import multiprocessing
 import os
 import re
-import signal
 import stat
-import sys
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 
-from recordings import DATASETS, MAX_BODIES, Clip, SkippedFile, all_slots, checked
+from parallel import in_parallel
+from recordings import DATASETS, MAX_BODIES, Clip, SkippedFile, checked
 from skeleton import LAYOUTS, Layout
 from storage import find_layout, part_files, read_array, read_meta, read_part, read_pickle
 
 # Bytes. The longest NTU clip has 2 MB, 4 bodies in it; a larger file would only fill the memory.
 LARGEST_FILE = 16 << 20
-CHUNK = 32  # files, for a worker process
-SHARED = 8 << 20  # for their data; the rest takes a pipe
 LARGEST_CLIP = 256 << 20  # as an array
 MOST_CLIPS = 10_000_000
 
@@ -211,7 +203,7 @@ def _content(archive, file):
         if not stat.S_ISREG(status.st_mode):
             raise SkippedFile("not a file, but a folder or a device")
         _check_size(status.st_size)
-        with open(file, "rb") as opened:
+        with open(file, "rb", buffering=0) as opened:
             return opened.read()
     try:
         with _open_member(_open_zip(archive, os.getpid()), file) as member:
@@ -237,73 +229,6 @@ def _check_size(size):
 def _open_zip(path, process):
     """(A forked process must not share its parent's file position.)"""
     return zipfile.ZipFile(path)
-
-
-def in_parallel(function, items, jobs, chunk=None):
-    """Yield function(item) for each item, in order, computed by `jobs` processes; a few chunks are in
-    flight, so memory does not grow with the number of items.
-
-    The data of clips comes back in memory shared by the processes, where the system can do that:
-    through a pipe everything would take a tenth longer.
-    """
-    # Once it has freed so large a block, glibc keeps what is freed in place of giving each file's
-    # arrays back to the system and asking for them again, page by page: a third of the time.
-    bytearray(31 << 20)
-    chunk = chunk or CHUNK
-    jobs = min(jobs, len(items) // (2 * chunk), 61)  # (61: Windows)
-    if jobs <= 1:
-        yield from map(function, items)
-        return
-    slots = 4 * jobs  # chunks in flight
-    forks = sys.platform == "linux"
-    shared = [mmap.mmap(-1, SHARED) for _ in range(slots)] if forks else None  # no room until written
-    context = multiprocessing.get_context("fork" if forks else "spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (shared,))
-    waiting = deque()
-
-    def oldest():
-        future, slot = waiting.popleft()
-        for result in future.result():
-            if isinstance(result, Clip) and isinstance(result.data, tuple):
-                shape, offset = result.data
-                result.data = all_slots(np.ndarray(shape, np.float32, shared[slot], offset))
-            yield result
-
-    try:
-        for number, start in enumerate(range(0, len(items), chunk)):
-            if len(waiting) == slots:
-                yield from oldest()
-            slot = number % slots  # which is the oldest one's
-            task = pool.submit(_call_each, function, items[start : start + chunk], slot)
-            waiting.append((task, slot))
-        while waiting:
-            yield from oldest()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_shared = None  # in a worker process: the memory shared with its parent, a slot a chunk
-
-
-def _call_each(function, items, slot):
-    """[function(item), ...]; the data of clips goes into shared memory while there is room, and the
-    clip holds (shape, offset) instead."""
-    results, offset = [function(item) for item in items], 0
-    for result in results:
-        if _shared and isinstance(result, Clip) and offset + result.data.nbytes <= SHARED:
-            data, result.data = result.data, (result.data.shape, offset)
-            np.ndarray(data.shape, np.float32, _shared[slot], offset)[...] = data
-            offset += data.nbytes
-    return results
-
-
-def _start_worker(shared):
-    """Ctrl-C is the parent's business; and a worker whose parent was killed ends too."""
-    global _shared
-    _shared = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 # --- Data converted by other projects -----------------------------------------------------------------

@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 import recordings  # noqa: E402
 import synthesize  # noqa: E402
 from convert_data import convert  # noqa: E402
-from sources import in_parallel, open_source  # noqa: E402
+from parallel import in_parallel  # noqa: E402
+from sources import open_source  # noqa: E402
 from storage import part_files, read_part  # noqa: E402
 
 BATCH = 500

@@ -24,14 +24,16 @@ import torch
 from helpers import NAME, Malicious, skeleton_text, standing
 
 import convert_data
+import parallel
 import recordings
 import sources
 import storage
 from convert_data import convert
 from feeder import Feeder
+from parallel import in_parallel
 from recordings import SkippedFile
 from skeleton import KINECT_V2
-from sources import in_parallel, open_source
+from sources import open_source
 from storage import part_files, read_labels, read_meta
 
 ROOT = Path(convert_data.__file__).parent
@@ -723,7 +725,7 @@ def test_absence_is_no_movement():
 
 
 def test_processes_do_not_change_the_result(raw, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK", 4)
+    monkeypatch.setattr(parallel, "CHUNK", 4)
     out, _, _ = convert_to(tmp_path / "out", raw, jobs=3)
     assert contents(out) == contents(data)
     write_zip(tmp_path / "zips", raw)
@@ -747,16 +749,26 @@ def _note(item):
     return i
 
 
+@pytest.fixture
+def many(raw, tmp_path):
+    """A folder of 720 raw files, enough for several processes."""
+    (tmp_path / "raw").mkdir()
+    for i, path in enumerate(sorted(raw.iterdir()) * 20):
+        os.link(path, tmp_path / "raw" / f"S001C001P{i // 60 + 1:03}R001A{i % 60 + 1:03}.skeleton")
+    return tmp_path / "raw"
+
+
+def command(folder, out):
+    return [sys.executable, ROOT / "convert_data.py", "--data_path", folder, "--out_folder", out,
+            "--jobs", "2"]  # fmt: skip
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("deadly", ["parent", "worker", "Ctrl-C"])
-def test_no_process_stays_behind(deadly, raw, tmp_path):
-    (tmp_path / "raw").mkdir()
-    for i, path in enumerate(sorted(raw.iterdir()) * 40):
-        os.link(path, tmp_path / "raw" / f"S001C001P{i // 60 + 1:03}R001A{i % 60 + 1:03}.skeleton")
+def test_no_process_stays_behind(deadly, many, tmp_path):
     child = subprocess.Popen(
-        [sys.executable, ROOT / "convert_data.py", "--data_path", "raw", "--jobs", "2"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        command(many, tmp_path / "out"), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     while len(workers := children.read_text().split()) < 2:
         time.sleep(0.005)
@@ -788,6 +800,35 @@ def two_versions(raw, tmp_path):
     convert_to(tmp_path / "out", tmp_path / "earlier")
     (tmp_path / "out" / "xsub" / "notes.txt").write_text("mine")
     return tmp_path
+
+
+def test_killed_at_twenty_random_moments(raw, many, tmp_path):
+    """The command with its worker processes. Each benchmark is the earlier one or the new one, to the
+    last byte, and the next run succeeds and leaves nothing of the killed one behind."""
+    out, earlier = tmp_path / "out", tmp_path / "earlier"
+    convert_to(earlier, raw)
+    began = time.perf_counter()
+    subprocess.run(command(many, tmp_path / "new"), check=True, capture_output=True)
+    seconds = time.perf_counter() - began
+    versions = [contents(earlier), contents(tmp_path / "new")]
+    rng = np.random.default_rng(0)
+    untouched = 0
+    for _ in range(20):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(earlier, out)
+        child = subprocess.Popen(command(many, out), stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 1) * seconds)
+        child.kill()
+        child.wait()
+        found = {path: content for path, content in contents(out).items() if path.parts[0][0] != "."}
+        assert len(found) == len(versions[0])
+        for benchmark in ("xsub", "xview"):
+            one = {path: content for path, content in found.items() if path.parts[0] == benchmark}
+            assert any(one.items() <= version.items() for version in versions)
+        untouched += found == versions[0]
+        subprocess.run(command(many, out), check=True, capture_output=True)
+        assert contents(out) == versions[1]
+    assert untouched >= 5  # most were killed at work
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

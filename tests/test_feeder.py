@@ -341,7 +341,7 @@ def test_a_damaged_meta_json_is_named(paths):
 
 def test_another_byte_order_is_named(paths):
     np.save(paths[0], np.load(paths[0]).astype(">f4"))
-    with pytest.raises(ValueError, match=r"data\.npy has the byte order"):
+    with pytest.raises(ValueError, match=r"data\.npy holds >f4"):
         Feeder(*paths)
 
 

@@ -78,6 +78,13 @@ def test_convert_reports_what_it_skipped(raw, tmp_path):
     }
 
 
+def test_damaged_files_by_the_hundred(tmp_path):
+    """benchmarks/fuzz.py does the same with 20,000."""
+    done = run(tmp_path, "benchmarks/fuzz.py", "--files", 1000, "--seed", 1, "--out", "fuzz.json")
+    record = json.loads((tmp_path / "fuzz.json").read_text())
+    assert record["files"] == 1000 and record["largest_process_mib"] < 500, done.stdout
+
+
 def test_convert_without_data(tmp_path):
     done = run(tmp_path, "convert_data.py", fails=True)
     assert "nturgb+d_skeletons does not exist" in done.stderr and "--data_path" in done.stderr
