@@ -185,9 +185,9 @@ def main():
     finally:
         os.seteuid(user)
         shutil.rmtree(work, ignore_errors=True)
-    peak = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    # (getrusage of this process would count the one that started it.)
+    own = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    peak = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     table = {kind: {what: outcomes[kind, what] for what in ("converted", "reported")} for kind in KINDS}
     record = {
         "date": date.today().isoformat(),
