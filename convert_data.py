@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recordings import BODY_RULES, DATASETS, MAX_BODIES, SkippedFile, all_slots
+from recordings import BODY_RULES, DATASETS, MAX_BODIES, SkippedFile
 from sources import Fault, open_source
 from storage import BenchmarkWriter
 
@@ -58,7 +58,6 @@ def convert(source, out_folder, padded=False, strict=False):
                 faults.append(item)
                 continue
             left_out += not item.parts
-            item.data = all_slots(item.data)
             for benchmark, part in item.parts.items():
                 writers[benchmark].add(part, item)
         for benchmark, writer in writers.items():

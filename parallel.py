@@ -11,7 +11,7 @@ from threading import Thread
 
 import numpy as np
 
-from recordings import Clip, all_slots
+from recordings import Clip
 
 CHUNK = 32  # items that a process takes at a time
 SHARED = 8 << 20  # bytes of shared memory for the data of a chunk; the rest takes a pipe
@@ -21,8 +21,8 @@ def in_parallel(function, items, jobs, chunk=None):
     """Yield function(item) for each item, in order, computed by `jobs` processes; a few chunks are in
     flight, so memory does not grow with the number of items.
 
-    The data of clips comes back in memory shared by the processes, where the system can do that:
-    through a pipe everything would take a tenth longer.
+    The data of clips comes back in memory shared by the processes, where the system can do that, and
+    is valid until the next item is asked for: through a pipe everything would take a tenth longer.
     """
     # Once it has freed so large a block, glibc keeps what is freed in place of giving each file's
     # arrays back to the system and asking for them again, page by page: a third of the time.
@@ -44,7 +44,7 @@ def in_parallel(function, items, jobs, chunk=None):
         for result in future.result():
             if isinstance(result, Clip) and isinstance(result.data, tuple):
                 shape, offset = result.data
-                result.data = all_slots(np.ndarray(shape, np.float32, shared[slot], offset))
+                result.data = np.ndarray(shape, np.float32, shared[slot], offset)
             yield result
 
     try:

@@ -1,7 +1,7 @@
 """Raw recordings, one clip a file: how each data set names its files, writes them and is split.
 
 A clip is float32 (T, C, V, M): T frames in which somebody is seen, C = x, y, z in metres in the
-camera's axes, V joints, M = 1 or 2 bodies, zeros where a body is absent. Everything here works on the
+camera's axes, V joints, M = 2 bodies, zeros where a body is absent. Everything here works on the
 bytes of one file and knows nothing of folders, archives or processes (sources.py).
 """
 
@@ -202,14 +202,14 @@ def _parse_regular(content):
     return frame_of, body_ids, joints.reshape(-1, JOINTS, 3)
 
 
-POWERS = 10.0 ** np.arange(9)
+POWERS = 10.0 ** np.arange(10)
 WORD = np.uint64
 
 
 def _numbers(content, text, starts, ends):
     """The decimal numbers content[starts:ends] -> float64; `text` is `content` as an array.
 
-    A coordinate is a digit, a point and up to 8 decimals, with or without a sign. The last 8 bytes of
+    A coordinate is a digit, a point and up to 9 decimals, with or without a sign. The last 8 bytes of
     each are taken as one 64-bit word, whose digits are added up in three steps for all numbers at
     once: neighbours to 0-99, those to 0-9999, those to the whole. (digit * 10^n + decimals) / 10^n of
     exact operands rounds once, as float() does. Whatever looks otherwise is given to float(), which
@@ -219,8 +219,11 @@ def _numbers(content, text, starts, ends):
     digit = starts + negative
     decimals = ends - digit - 2
     whole = text[digit] - np.uint8(ord("0"))
-    other = (text[digit + 1] != ord(".")) | (whole > 9) | (decimals < 1) | (decimals > 8)
-    shift = (8 * (8 - decimals)).astype(WORD)
+    other = (text[digit + 1] != ord(".")) | (whole > 9) | (decimals < 1) | (decimals > 9)
+    other |= (decimals == 9) & (
+        text[ends - 9] != ord("0")
+    )  # 0.001234567: the word holds all but a zero
+    shift = (8 * np.maximum(8 - decimals, 0)).astype(WORD)
     words = np.ndarray(len(content) - 7, "V8", content, strides=(1,))  # at every byte
     words = words[ends - 8].view("<u8") ^ WORD(0x3030303030303030)  # characters to digits
     words = words >> shift << shift  # only the decimals
@@ -345,7 +348,7 @@ def is_ghost(body, frames):
 def sensor_order(frame_of, body_ids, joints):
     """The first two bodies of each frame in the sensor's own order -> float32 (T, C, V, M)."""
     place = np.arange(len(frame_of)) - np.searchsorted(frame_of, frame_of)
-    slots = [np.flatnonzero(place == slot) for slot in range(min(place.max() + 1, MAX_BODIES))]
+    slots = [np.flatnonzero(place == slot) for slot in range(MAX_BODIES)]
     return in_slots(frame_of, joints, slots)
 
 
@@ -353,22 +356,13 @@ def in_slots(frame_of, joints, slots):
     """Bodies (B, V, 3), their frames (B,), the rows of the bodies in each slot -> float32 (T, C, V, M),
     frames without a body left out."""
     row = np.append(0, np.cumsum(frame_of[1:] != frame_of[:-1]))  # only frames that list a body
-    data = np.zeros((row[-1] + 1, 3, joints.shape[1], len(slots)), np.float32)
+    data = np.zeros((row[-1] + 1, 3, joints.shape[1], MAX_BODIES), np.float32)
     for slot, bodies in enumerate(slots):
         data[row[bodies], :, :, slot] = joints[bodies].swapaxes(1, 2)
     seen = data.any((1, 2, 3))
     if not seen.any():
         raise SkippedFile("all bodies are zero")
     return data if seen.all() else data[seen]
-
-
-def all_slots(data):
-    """(T, C, V, M) with M = MAX_BODIES, zeros where there is no body."""
-    if data.shape[-1] == MAX_BODIES and data.base is None:
-        return data
-    full = np.zeros((*data.shape[:-1], MAX_BODIES), np.float32)
-    full[..., : data.shape[-1]] = data
-    return full
 
 
 def parse_ntu(content, bodies):
@@ -390,7 +384,7 @@ def identify_ntu(name):
 
 
 def one_body(joints):
-    """(T, V, C) of the only body -> float32 (T, C, V, 1)."""
+    """(T, V, C) of the only body -> float32 (T, C, V, M)."""
     expected = (len(KINECT_V1.joints), 3)
     try:
         joints = np.asarray(joints, np.float64)
@@ -398,7 +392,9 @@ def one_body(joints):
         raise SkippedFile(f"the joints are not an array of numbers: {error}") from None
     if joints.ndim != 3 or joints.shape[1:] != expected or not len(joints):
         raise SkippedFile(f"joints of shape {joints.shape}, not (frames, {expected[0]}, 3)")
-    return checked(joints).astype(np.float32).swapaxes(1, 2)[..., None]
+    data = np.zeros((len(joints), 3, expected[0], MAX_BODIES), np.float32)
+    data[..., 0] = checked(joints).swapaxes(1, 2)
+    return data
 
 
 def identify_nw_ucla(name):

@@ -271,7 +271,8 @@ def tidy(data):
                     for m in range(data.shape[-1])]  # fmt: skip
         kept = np.argsort(movement)[: -MAX_BODIES - 1 : -1]
         data, there = data[..., kept], there[:, kept]
-    return data[there.any(1)]
+    absent = MAX_BODIES - data.shape[-1]
+    return np.pad(data[there.any(1)], ((0, 0), (0, 0), (0, 0), (0, absent)))
 
 
 def _layout_of(dataset, path, joints):

@@ -342,11 +342,13 @@ class BenchmarkWriter:
         try:
             if fcntl:  # Windows itself does not remove files that are open
                 fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             self.lock.close()
             raise ValueError(
                 f"another conversion is writing {self.folder}: wait for it or give another --out_folder"
             ) from None
+        except OSError:
+            pass  # a disk that knows no locks
         for path in self.partial.iterdir():
             if path.name != "lock":
                 path.unlink()
