@@ -25,7 +25,7 @@ def in_parallel(function, items, jobs, chunk=None):
     is valid until the next item is asked for: through a pipe everything would take a tenth longer.
     """
     # Once it has freed so large a block, glibc keeps what is freed in place of giving each file's
-    # arrays back to the system and asking for them again, page by page: a third of the time.
+    # arrays back to the system and asking for them again, page by page: a quarter of the time.
     bytearray(31 << 20)
     chunk = chunk or CHUNK
     jobs = min(jobs, len(items) // (2 * chunk), 61)  # (61: Windows)

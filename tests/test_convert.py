@@ -751,9 +751,9 @@ def _note(item):
 
 @pytest.fixture
 def many(raw, tmp_path):
-    """A folder of 720 raw files, enough for several processes."""
+    """A folder of 1,080 raw files, enough for several processes."""
     (tmp_path / "raw").mkdir()
-    for i, path in enumerate(sorted(raw.iterdir()) * 20):
+    for i, path in enumerate(sorted(raw.iterdir()) * 30):
         os.link(path, tmp_path / "raw" / f"S001C001P{i // 60 + 1:03}R001A{i % 60 + 1:03}.skeleton")
     return tmp_path / "raw"
 
@@ -772,7 +772,7 @@ def test_no_process_stays_behind(deadly, many, tmp_path):
     children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     while len(workers := children.read_text().split()) < 2:
         time.sleep(0.005)
-    time.sleep(0.1)
+    time.sleep(0.03)
     if deadly == "Ctrl-C":
         os.killpg(child.pid, signal.SIGINT)
     else:
