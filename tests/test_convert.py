@@ -767,8 +767,10 @@ def command(folder, out):
 @pytest.mark.parametrize("deadly", ["parent", "worker", "Ctrl-C"])
 def test_no_process_stays_behind(deadly, many, tmp_path):
     child = subprocess.Popen(
-        command(many, tmp_path / "out"), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command(many, tmp_path / "out"), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # (a background job ignores Ctrl-C, and what it starts does too)
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     while len(workers := children.read_text().split()) < 2:
         time.sleep(0.005)
