@@ -266,6 +266,11 @@ def read_pickle(path):
 WRITTEN = (*(path.name for part in PARTS for path in part_files("", part)), "meta.json")
 
 
+# Bytes. What is written passes through so much of the system's cache of files and is not kept there:
+# new memory for 6 GB costs more than writing them, and the raw files still to be read stay cached.
+CACHED = 8 << 20
+
+
 class PartWriter:
     """Writes one part of a benchmark into `folder`, clip by clip, never holding the data."""
 
@@ -275,6 +280,7 @@ class PartWriter:
         self.names, self.labels, self.counts, self.performers, self.cameras = [], [], [], [], []
         # A megabyte at a time: the system takes larger pages for larger writes.
         self.file = open(self.paths[0], "wb", buffering=1 << 20)  # noqa: SIM115 (open until finished)
+        self.cached = 0  # bytes, about
         self._header()
 
     def _header(self):
@@ -286,6 +292,10 @@ class PartWriter:
 
     def add(self, clip):
         self.file.write(np.ascontiguousarray(clip.data, "<f4"))
+        self.cached += clip.data.nbytes
+        if self.cached > CACHED and hasattr(os, "posix_fadvise"):  # Linux
+            os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self.cached = 0
         self.names.append(clip.name)
         self.labels.append(clip.label)
         self.counts.append(len(clip.data))

@@ -92,6 +92,12 @@ def test_a_clip_keeps_its_frames(data, raw):
         start += count
 
 
+def test_data_that_leaves_the_cache_is_the_same(data, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "CACHED", 1000)
+    convert_to(tmp_path / "out", raw)
+    assert contents(tmp_path / "out") == contents(data)
+
+
 def test_each_file_is_read_once(raw, tmp_path, monkeypatch):
     """The original parsed everything once per benchmark."""
     seen = []
