@@ -130,6 +130,8 @@ def main():
     arguments = parse_arguments()
     paths = arguments.data_path or [DATASETS[arguments.dataset].data_path]
     try:
+        if not os.path.exists(arguments.ignored_sample_path):  # noqa: PTH110 (or a device)
+            raise ValueError(f"--ignored_sample_path {arguments.ignored_sample_path} does not exist")
         names = Path(arguments.ignored_sample_path).read_text(encoding="utf-8").split()
         ignored = frozenset(name.removesuffix(".skeleton") for name in names)
         source = open_source(paths, arguments.dataset, ignored, arguments.bodies, arguments.jobs)
@@ -147,7 +149,9 @@ def main():
         raise SystemExit(f"convert_data.py: {error}") from None
     for benchmark, meta in metas.items():
         clips = meta["clips"]
-        print(f"{out_folder / benchmark}: {clips['train']} training clips, {clips['val']} test clips")
+        none = "" if all(clips.values()) else " (WARNING: a part is empty)"
+        print(f"{out_folder / benchmark}: {clips['train']} training clips, {clips['val']} test clips, "
+              f"{len(meta['classes'])} classes{none}")  # fmt: skip
     if meta["left_out"]:
         print(f"left out, as not in the data set or listed as missing: {meta['left_out']}")
     if faults:

@@ -13,6 +13,7 @@ import torch
 import transforms
 from storage import find_layout, read_array, read_part
 
+BODY_PARTS = ("left arm", "right arm", "trunk", "left leg", "right leg")
 ORIGINS = ("none", "first", "each", "start", "view")
 
 
@@ -114,7 +115,10 @@ class Feeder(torch.utils.data.Dataset):
         self.padded = self.data.ndim == 5
         self.channels = self.data.shape[1]
         if not len(self.num_frame) or not self.num_frame.max():
-            raise ValueError(f"{data_path} holds no clips; skipped.csv beside its folder may say why")
+            raise ValueError(
+                f"{data_path} holds no clips: the conversion put none into this part, or skipped them "
+                "(skipped.csv)"
+            )
         self.layout = layout or find_layout(self.data_path, self.data.shape[-2])
         if len(self.layout.joints) != self.data.shape[-2]:
             raise ValueError(
@@ -245,13 +249,14 @@ def body_axes(pose, layout):
     square to y; z completes a right-handed system, so a body facing a Kinect is not turned at all.
     The identity where a pose has no such directions (an absent body).
     """
-    if len(layout.parts) != 5 or pose.shape[1] != 3:
+    if not set(BODY_PARTS) <= set(layout.parts) or pose.shape[1] != 3:
+        others = ", ".join(origin for origin in ORIGINS if origin != "view")
         raise ValueError(
-            f"origin_transfer='view' needs 3D joints in five parts (left arm, right arm, trunk, left "
-            f"leg, right leg); {layout.name} has {len(layout.parts)} parts, the data "
-            f"{pose.shape[1]} coordinates: choose another of {', '.join(ORIGINS)}"
+            f"the origin 'view' needs 3D joints in parts called {', '.join(BODY_PARTS)}; {layout.name} "
+            f"has {', '.join(layout.parts)}, the data {pose.shape[1]} coordinates: choose another "
+            f"({others}), for train.py with --origin, for Feeder with origin_transfer"
         )
-    left_arm, right_arm, trunk, left_leg, right_leg = map(layout.tip_first, layout.parts)
+    left_arm, right_arm, trunk, left_leg, right_leg = map(layout.tip_first, BODY_PARTS)
 
     def joint(index):
         return pose[:, :, index]

@@ -276,8 +276,8 @@ def _parse_lines(content):
             body_id = number(int, fields(INFO_FIELDS)[0])
             if count() != JOINTS:
                 raise SkippedFile(f"not a body of {JOINTS} joints", f"line {at}")
-            rows = [fields(JOINT_FIELDS)[:3] for _ in range(JOINTS)]
-            joints.append([[number(float, field) for field in row] for row in rows])
+            xyz = ([number(float, x) for x in fields(JOINT_FIELDS)[:3]] for _ in range(JOINTS))
+            joints.append(list(xyz))
             frame_of.append(frame)
             body_ids.append(body_id)
     if b"".join(lines[at:]).strip():

@@ -17,9 +17,11 @@ import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,7 @@ def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow",
     """
     dataset = DATASETS[dataset_name]
     paths = [Path(path) for path in paths]
+    paths = [path.parent if path.name == "clips.csv" else path for path in paths]
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: {_remedy(dataset)}")
@@ -104,7 +107,7 @@ def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow",
         )
         single = read_own if (path / "clips.csv").is_file() else single
         if single and len(paths) > 1:
-            raise ValueError(f"{path} is converted alone: give one --data_path")
+            raise ValueError(f"{path} is converted alone: give one --data_path, then the other")
         if single:
             return single(path, dataset)
     files = list_files(paths, dataset.ending)
@@ -246,9 +249,12 @@ def tidied(found, classes, frame_shape):
     for shown, clip, load in found:
         try:
             data = load()
-            if data.ndim != 4 or data.shape[1:3] != frame_shape:
-                expected = "(T, {}, {}, M)".format(*frame_shape)
-                raise SkippedFile(f"coordinates of shape {data.shape}, not {expected}")
+            if data.ndim != 4:
+                raise SkippedFile(f"an array of {data.ndim} dimensions")
+            if data.shape[1:3] != frame_shape:
+                text = "{1} joints with {0} coordinates each"
+                there, expected = text.format(*data.shape[1:3]), text.format(*frame_shape)
+                raise SkippedFile(f"{there}, where the data set has {expected}")
             if not 0 <= clip.label < len(classes):
                 raise SkippedFile(f"its label is not one of 0-{len(classes) - 1}")
             if data.size * 4 > LARGEST_CLIP:
@@ -305,6 +311,8 @@ def read_arrays(files, dataset):
         if key in parts:
             raise ValueError(f"{parts[key][0]} and {file} are both {' '.join(key)}: convert one alone")
         _, label, num_frame = part_files(file.parent, prefix)
+        if not label.exists():
+            raise FileNotFoundError(f"{label} is missing: names and labels of the clips in {file}")
         num_frame = num_frame if num_frame.exists() else None
         parts[key] = (file, read_meta(file.parent), read_part(file, label, num_frame, mmap=True))
     if not parts:
@@ -361,11 +369,13 @@ def read_npz(path, dataset):
                 raise ValueError(f"{count} clips of width {width}, labels of shape {shape}")
             if len(shape) == 2 and shape[1] != len(dataset.classes):
                 raise ValueError(f"labels of {shape[1]} classes; is it another --dataset?")
-            labels[part] = [int(row.argmax() if row.ndim else row) for row in rows]
+            # One-hot or a number; a row that names no class, or several, is refused later.
+            one_hot = (row.argmax() if row.sum() == 1 else -1 for row in rows)
+            labels[part] = list(map(int, one_hot if len(shape) == 2 else rows))
     except Exception as error:  # a damaged file raises nearly anything
         raise ValueError(
-            f"{path} does not hold x_train (clips, frames, bodies * {joints} * 3), y_train (clips, "
-            f"{len(dataset.classes)}), x_test and y_test of {dataset.title}: {error}"
+            f"{path} is damaged, or does not hold x_train (clips, frames, bodies * {joints} * 3), "
+            f"y_train (clips, {len(dataset.classes)}), x_test and y_test of {dataset.title}: {error}"
         ) from error
 
     def found():
@@ -446,8 +456,13 @@ def read_annotations(path, dataset):
         clip.parts = parts_of.get(clip.name, {})
         return frames
 
-    items = tidied(found(), dataset.classes, (channels, joints))
-    return Source.of(dataset, benchmarks, len(annotations), items, layout=layout, channels=channels)
+    there = [a.get("frame_dir") for a in annotations if isinstance(a, dict)]
+    there = {name for name in there if isinstance(name, str)}
+    missing = [Fault(str(path), "", f"{name} is in a split and has no annotation")
+               for name in parts_of if isinstance(name, str) and name not in there]  # fmt: skip
+    items = chain(tidied(found(), dataset.classes, (channels, joints)), missing)
+    total = len(annotations) + len(missing)
+    return Source.of(dataset, benchmarks, total, items, layout=layout, channels=channels)
 
 
 # --- Own recordings -----------------------------------------------------------------------------------
@@ -464,22 +479,24 @@ def read_own(folder, _):
     performers, cameras = (
         _numbered([row.get(key) for _, row in rows]) for key in ("performer", "camera")
     )
-    clips, shape = {}, None
+    clips, shapes, problem = {}, Counter(), ""
     for (line, row), performer, camera in zip(rows, performers, cameras, strict=True):
         name = row["name"].removesuffix(".npy")
         if row["part"] not in PART_NAMES:
             raise ValueError(f"{path}, line {line}: part is '{row['part']}', not train or val")
         if name in clips:
             raise ValueError(f"{path}, line {line}: {name} is listed twice")
+        if not row["label"]:
+            raise ValueError(f"{path}, line {line}: {name} has no label")
         parts = {"own": PART_NAMES[row["part"]]}
         clips[name] = Clip(name, classes.index(row["label"]), None, performer, camera, parts)
         try:
-            shape = shape or _load_own(folder / f"{name}.npy").shape
+            shapes[_open_own(folder / f"{name}.npy").shape[1:3]] += 1
         except (SkippedFile, OSError) as error:
             problem = f"{name}.npy: {error}"
-    if shape is None:
+    if not shapes:
         raise ValueError(f"none of the clips that {path} names can be read; {problem}")
-    _, channels, joints, _ = shape
+    (channels, joints), _ = shapes.most_common(1)[0]  # whatever differs is damaged
     file = folder / "layout.json"
     by_count = {len(known.joints): known for known in LAYOUTS.values()}
     layout = read_layout(file) if file.is_file() else by_count.get(joints)
@@ -488,6 +505,12 @@ def read_own(folder, _):
     if not layout or len(layout.joints) != joints:
         held = f"describes {len(layout.joints)}" if layout else "is missing; the README says how"
         raise ValueError(f"{folder}: the clips have {joints} joints; {file.name} {held}")
+    seen = {part: {row["label"] for _, row in rows if PART_NAMES[row["part"]] == part}
+            for part in set(PART_NAMES.values())}  # fmt: skip
+    if seen["train"] and (unseen := seen["val"] - seen["train"]):
+        raise ValueError(
+            f"{path}: no training clip has the label {', '.join(sorted(unseen))}: is it misspelt?"
+        )
     files = {folder / f"{name}.npy": clip for name, clip in clips.items()}
     found = ((str(file), clip, partial(_load_own, file)) for file, clip in files.items())
     items = tidied(found, classes, (channels, joints))
@@ -502,14 +525,17 @@ def _read_table(path, required):
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             file.seek(0)
-            table = csv.DictReader(file, delimiter=";" if ";" in header else ",", skipinitialspace=True)
-            rows = [(table.line_num, {key: (row[key] or "").strip() for key in table.fieldnames})
-                    for row in table]  # fmt: skip
-    except (UnicodeDecodeError, csv.Error, TypeError) as error:
-        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    missing = [name for name in required if name not in (table.fieldnames or ())]
-    if missing or not rows:
-        raise ValueError(f"{path} needs a first line 'name,label,part' and a line for each clip")
+            table = csv.reader(file, delimiter=";" if ";" in header else ",", skipinitialspace=True)
+            columns = [column.strip().lower() for column in next(table, ())]
+            rows = [(table.line_num, dict(zip_longest(columns, map(str.strip, row), fillvalue="")))
+                    for row in table if row]  # fmt: skip
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file in UTF-8, save it as one: {error}") from error
+    if not set(required) <= set(columns) or not rows:
+        raise ValueError(
+            f"{path} needs a first line '{','.join(required)}' and a line for each clip; its first "
+            f"line is '{header.strip()[:100]}'"
+        )
     return rows
 
 
@@ -521,29 +547,68 @@ def _numbered(values):
     return [names.index(value) + 1 if value else 0 for value in values]
 
 
-def _load_own(path):
-    """A .npy file (T, V, C) or (M, T, V, C) -> (T, C, V, M)."""
+def _open_own(path):
+    """A .npy file (T, V, C) or (M, T, V, C) -> (T, C, V, M), left on the disk."""
     if not path.is_file():
         raise SkippedFile("there is no such file")
     try:
         data = read_array(path, mmap=True)
     except ValueError as error:
-        raise SkippedFile(f"no .npy file of numbers: {error.__cause__ or error}") from None
+        raise SkippedFile(
+            f"cut short, or no .npy file of numbers: {error.__cause__ or error}"
+        ) from None
     if data.ndim not in (3, 4):
         raise SkippedFile(f"an array {data.shape}, neither (T, V, C) nor (M, T, V, C)")
     return (data if data.ndim == 4 else data[None]).transpose(1, 3, 2, 0)
 
 
+def _load_own(path):
+    """As `_open_own`, with NaN filled in."""
+    data = _open_own(path)
+    if data.size * data.itemsize > LARGEST_CLIP or not np.isnan(data).any():
+        return data
+    return filled(data)
+
+
+def filled(data):
+    """Clip (T, C, V, M) with NaN -> float32 without.
+
+    A joint that was not seen is put on the straight way between the frames in which it was, before the
+    first and after the last of them where it was then. A body of which nothing is seen in a frame is
+    absent from it: zeros. Raises SkippedFile for a joint that is never seen.
+    """
+    data = np.array(data, np.float32)
+    unseen = np.isnan(data).any(1)  # (T, V, M)
+    absent = (unseen | (data == 0).all(1)).all(1)  # (T, M)
+    for joint, body in np.argwhere(unseen.any(0)):
+        frames = np.flatnonzero(~absent[:, body])
+        known = frames[~unseen[frames, joint, body]]
+        if len(frames) and not len(known):
+            raise SkippedFile(f"joint {joint + 1} is NaN in every frame")
+        for way in data[:, :, joint, body].T:
+            way[frames] = np.interp(frames, known, way[known]) if len(frames) else 0
+    data.transpose(0, 3, 1, 2)[absent] = 0
+    return data
+
+
 def read_layout(path):
     """A layout.json: joints (names), parents (names, null for the root), parts (name -> names)."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        number = {name: i for i, name in enumerate(fields["joints"])} | {None: -1}
-        return Layout(
-            fields.get("name", path.parent.name),
-            tuple(fields["joints"]),
-            tuple(number[name] for name in fields["parents"]),
-            {part: tuple(number[name] for name in names) for part, names in fields["parts"].items()},
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a layout: {error!r}") from error
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
+        joints = list(fields["joints"])
+
+        def numbers(names):
+            unknown = [name for name in names if name not in joints]
+            if unknown:
+                raise ValueError(f"{', '.join(map(str, unknown))} is not among its joints")
+            return tuple(map(joints.index, names))
+
+        if len(set(joints)) != len(joints):
+            raise ValueError("two joints have the same name")
+        parents = [-1 if name in (None, -1) else numbers([name])[0] for name in fields["parents"]]
+        parts = {part: numbers(names) for part, names in fields["parts"].items()}
+        return Layout(fields.get("name", path.parent.name), tuple(joints), tuple(parents), parts)
+    except KeyError as error:
+        raise ValueError(f"{path} does not describe a layout: {error} is missing") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a layout: {error}") from error

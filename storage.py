@@ -95,7 +95,9 @@ def read_part(data_path, label_path, num_frame_path=None, mmap=False):
             f"{data_path}: shape {data.shape} is neither (frames, C, V, M) nor (N, C, T, V, M); make "
             "the data again with convert_data.py"
         )
-    clips = {label_path: len(labels), num_frame_path: len(counts)}
+    clips = {label_path: len(labels)}
+    if num_frame_path is not None or not padded:
+        clips[num_frame_path] = len(counts)
     if padded:
         clips[data_path] = len(data)
     if len(set(clips.values())) != 1:

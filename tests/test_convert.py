@@ -321,7 +321,50 @@ def test_own_recordings_in_their_own_layout(channels, tmp_path):
     np.testing.assert_allclose(found, expected * scale, atol=1e-5)
 
 
+def test_joints_that_were_not_seen(tmp_path):
+    """NaN: filled between the frames where a joint was seen; a body without any joint is absent."""
+    folder = own(tmp_path / "mine", TABLE, 3)
+    whole = np.arange(1, 10)[:, None, None] * np.ones((9, 6, 3))
+    gaps = np.stack((whole, whole))
+    gaps[0, 0, 2, 1] = gaps[0, 3:6, 2] = gaps[0, 8, 5] = np.nan
+    gaps[1, 4] = np.nan
+    gaps[1, 5] = 0
+    np.save(folder / "a.npy", gaps)
+    gaps[0, :, 4] = np.nan
+    np.save(folder / "b.npy", gaps)
+    out, _, faults = convert_to(tmp_path / "out", folder)
+    assert [fault.reason for fault in faults] == ["joint 5 is NaN in every frame"]
+    data, *_ = load(out / "own", "train")
+    expected = np.stack((whole, whole)).transpose(1, 3, 2, 0)
+    expected[0, :, 2, 0], expected[8, :, 5, 0], expected[4:6, ..., 1] = 2, 8, 0
+    np.testing.assert_allclose(data, expected)
+
+
+def test_one_odd_clip_is_the_fault_whichever_it_is(tmp_path):
+    for name in "abc":
+        folder = own(tmp_path / f"mine-{name}", TABLE, 3)
+        np.save(folder / f"{name}.npy", np.ones((9, 6, 2)))
+        _, _, faults = convert_to(tmp_path / f"out-{name}", folder)
+        assert [Path(fault.file).stem for fault in faults] == [name]
+        assert "6 joints with 2 coordinates each" in faults[0].reason
+
+
+def test_tables_as_people_save_them(tmp_path):
+    table = TABLE.replace("name,label", "Name, Label").replace("\nb", "\n\nb") + "\n"
+    folder = own(tmp_path / "mine", table.replace("\n\n", "\n").rstrip() + "\n")
+    (folder / "clips.csv").write_text(table, encoding="utf-8-sig")
+    _, metas, _ = convert_to(tmp_path / "out", folder / "clips.csv")
+    assert metas["own"]["clips"] == {"train": 2, "val": 1}
+
+
 OWN_FAULTS = {
+    "empty": ("", {}, "its first line is ''"),
+    "no label": (TABLE.replace("jump", ""), {}, "clips.csv, line 2: a has no label"),
+    "test only": (TABLE.replace("run,val", "ran,val"), {}, "no training clip has the label ran"),
+    "unknown joint": (TABLE, {"layout": STICK | {"parents": [None, "hop", *["neck"] * 4]}},
+                      "layout.json .*: hop is not among its joints"),
+    "same joint": (TABLE, {"layout": STICK | {"joints": ["hip"] * 6}}, "the same name"),
+    "no parts": (TABLE, {"layout": {"joints": ["hip"], "parents": [None]}}, "'parts' is missing"),
     "columns": ("name,class\na,jump\n", {}, "name,label,part"),
     "part": (TABLE.replace("val", "test set"), {}, "clips.csv, line 4: part is 'test set'"),
     "twice": (TABLE.replace("\nc,", "\na,"), {}, "line 4: a is listed twice"),
@@ -365,8 +408,8 @@ def test_damaged_own_recordings_cost_themselves_only(tmp_path):
     assert metas["own"]["clips"]["train"] == 1 and not (tmp_path / "attacked").exists()
     reasons = {Path(fault.file).stem: fault.reason for fault in faults}
     for name, reason in {
-        "a": "no .npy file of numbers", "b": "no such file", "c": "no .npy file of numbers",
-        "d": "no body in any frame", "e": "no place in a room", "f": "of shape (9, 2, 5, 1)",
+        "a": "no .npy file of numbers", "b": "no such file", "c": "cut short",
+        "d": "no body in any frame", "e": "no body in any frame", "f": "5 joints with 2 coordinates",
         "g": "no .npy file of numbers", **dict.fromkeys("ijkl", "no .npy file of numbers"),
         "m": "no such file", "n": "larger than 256 MiB",
     }.items():  # fmt: skip
@@ -460,6 +503,7 @@ def test_npz_of_something_else(data, tmp_path):
     for change, reason in (
         ({"x_train": good["x_train"][..., :60]}, "width 60"),
         ({"y_test": good["y_test"][:2]}, "12 clips"),
+        ({"y_test": good["y_test"][:2]}, "is damaged, or does not hold"),
         ({"y_train": good["y_train"][:, :10]}, "10 classes; is it another --dataset"),
         ({"x_test": attack}, "no plain array"),
         ({"y_train": attack}, "no plain array"),
@@ -468,7 +512,7 @@ def test_npz_of_something_else(data, tmp_path):
         with pytest.raises(ValueError, match=reason):
             open_source([path])
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="does not hold x_train"):
+    with pytest.raises(ValueError, match="is damaged, or does not hold x_train"):
         open_source([path])
     content = bytearray((tmp_path / "good/NTU60_CS.npz").read_bytes())
     content[500_000] ^= 255
@@ -490,7 +534,8 @@ def test_annotations_that_do_not_fit(tmp_path):
     damaged = [{"label": 1}, 7, good | {"keypoint": np.ones((4, 25, 3))}, good | {"label": 99},
                good | {"keypoint": np.full((1, 4, 25, 3), np.inf)}]  # fmt: skip
     _, metas, faults = convert_to(tmp_path / "out", write([good, *damaged]))
-    assert metas["xsub"]["clips"] == {"train": 1, "val": 0} and len(faults) == len(damaged)
+    assert metas["xsub"]["clips"] == {"train": 1, "val": 0} and len(faults) == len(damaged) + 1
+    assert faults[-1].reason == "b is in a split and has no annotation"
     for annotations, split, reason in (
         ([], None, "not a dict of split and annotations"),
         ([good | {"keypoint": np.ones((1, 4, 17, 2))}], None, "17 joints, NTU RGB.D has 25"),
