@@ -5,14 +5,18 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import distributed
 from torch.nn.functional import cross_entropy, nll_loss
-from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model import TwoStreamRNN
 from skeleton import Layout
 
-VERSION = 1  # of the checkpoint format
+# The system hands out large tensors in large pages: on a CPU a third of the time of a training step.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+VERSION = 2  # of the checkpoint format
 STREAMS = ("temporal", "spatial", "fused")
 
 
@@ -33,56 +37,209 @@ def device_name(device):
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def loader(feeder, clips, batch_size, shuffle, workers=0, device="cpu"):
-    """A DataLoader over the clip numbers `clips` of a Feeder, which makes whole batches."""
+# --- Batches ------------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """Which clips make up which batch: an iterable of (clip numbers, seed of the batch's transforms).
+
+    clips       clip numbers
+    batch_size  clips of a batch, over all processes that train together
+    generator   shuffles the clips and draws the seeds, each epoch anew; None: in order, seeds None
+
+    The generator alone decides what is fed: neither the number of worker processes nor the device does.
+    """
+
+    def __init__(self, clips, batch_size, generator=None):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        self.clips, self.batch_size = torch.as_tensor(clips, dtype=torch.int64), batch_size
+        self.generator = generator
+
+    def __len__(self):
+        return -(-len(self.clips) // self.batch_size)
+
+    def sizes(self):
+        """Clips of each batch, over all processes."""
+        starts = range(0, len(self.clips), self.batch_size)
+        return [min(self.batch_size, len(self.clips) - start) for start in starts]
+
+    def __iter__(self):
+        clips, seeds, rank = self.clips, [None] * len(self), parallel_rank()
+        if self.generator:
+            clips = clips[torch.randperm(len(clips), generator=self.generator)]
+            seeds = torch.randint(2**62, (len(self),), generator=self.generator) + rank
+            seeds = seeds.tolist()
+        for batch, seed in zip(clips.split(self.batch_size), seeds, strict=False):
+            # A process without a share runs along with a clip that does not count.
+            yield batch[mine(len(batch))] if rank < len(batch) else batch[:1], seed
+
+
+def mine(size):
+    """The share of a batch of `size` clips that this process has."""
+    return slice(parallel_rank(), size, parallel_size())
+
+
+class Batches:
+    """Batches (Bodies, labels) of a Feeder, made one after the other where its data lies."""
+
+    def __init__(self, feeder, sampler):
+        self.feeder, self.sampler = feeder, sampler
+
+    def __len__(self):
+        return len(self.sampler)
+
+    def __getitem__(self, item):
+        """(clip numbers, seed) -> (Bodies, labels)."""
+        clips, seed = item
+        generator = None
+        if seed is not None:
+            generator = torch.Generator(self.feeder.label.device).manual_seed(seed)
+        return self.feeder.bodies(clips, generator)
+
+    def __iter__(self):
+        return map(self.__getitem__, self.sampler)
+
+
+def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu"):
+    """Batches over the clip numbers `clips` of a Feeder; by worker processes of a DataLoader if there
+    are to be any. generator: as in `Sampler`."""
+    batches = Batches(feeder, Sampler(clips, batch_size, generator))
+    if not workers:
+        return batches
+    pin = torch.device(device).type == "cuda"
     return DataLoader(
-        feeder,
-        sampler=BatchSampler(SubsetRandomSampler(clips) if shuffle else clips, batch_size, False),
-        batch_size=None,
-        num_workers=workers,  # not persistent: each epoch seeds them anew, so a resumed one can too
-        pin_memory=torch.device(device).type == "cuda",
+        batches, sampler=batches.sampler, batch_size=None, num_workers=workers, pin_memory=pin
     )
 
 
-def train_epoch(model, batches, optimizer, device, description=""):
+# --- Several processes (torchrun) ---------------------------------------------------------------------
+
+
+def parallel_size():
+    """Processes that train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def parallel_rank():
+    """Which of them this one is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def join_parallel(device):
+    """Join the processes that torchrun started, if it did -> the device of this one."""
+    if "LOCAL_RANK" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def agreed(wish):
+    """Whether any of the processes wishes it."""
+    if parallel_size() == 1:
+        return bool(wish)
+    wishes = [None] * parallel_size()
+    distributed.all_gather_object(wishes, bool(wish))
+    return any(wishes)
+
+
+# --- Epochs -------------------------------------------------------------------------------------------
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; holds how far the epoch is."""
+
+    def __init__(self, progress):
+        super().__init__(f"after step {progress['step']}")
+        self.progress = progress
+
+
+def train_epoch(
+    model, batches, optimizer, device, description="", precision="float32", stop=None, progress=None
+):
     """One pass over the training clips; returns metrics (see `Metrics`) of the training scores.
 
+    precision  "bfloat16": the networks compute with half the bits (autocast)
+    stop       function that says whether to stop: raises Interrupted after the step that is under way
+    progress   of an interrupted epoch: go on with it
+
     The loss is the sum of both streams' cross entropies: they share no weights, so this trains each
-    alone, and only their posteriors are fused. Raises FloatingPointError when it is no longer finite.
+    alone, and only their posteriors are fused. Nothing waits for the device before the end of the
+    epoch. Raises FloatingPointError with the step whose loss is not finite.
     """
+    device = torch.device(device)
     model.train()
-    metrics = Metrics(model)
-    for data, label in tqdm(batches, description, leave=False, disable=None):
-        data, label = data.to(device, non_blocking=True), label.to(device, non_blocking=True)
-        scores = model(data)
-        loss = cross_entropy(scores.temporal, label) + cross_entropy(scores.spatial, label)
+    metrics = Metrics(getattr(model, "module", model))
+    done = 0
+    if progress:
+        done, metrics.clips = progress["step"], progress["clips"]
+        metrics.sums = progress["sums"].to(device)
+    sizes = batches.sampler.sizes()
+    failed = torch.full((), len(sizes), device=device)  # the first step whose loss is not finite
+    steps = skip(batches, done)
+    for step, (data, label) in enumerate(tqdm(steps, description, len(sizes), leave=False,
+                                              initial=done, disable=None), done):  # fmt: skip
+        data, label = data.to(device), label.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            scores = model(data)
+        count = len(range(sizes[step])[mine(sizes[step])])
+        # The mean over the clips of all processes; their gradients are averaged.
+        loss = sum(cross_entropy(stream.float(), label, reduction="sum") for stream in scores)
+        loss = loss * ((count > 0) * parallel_size() / sizes[step])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        metrics.add(scores, label)
-    results = metrics.results()
-    if not all(torch.tensor(results[stream]["loss"]).isfinite() for stream in STREAMS):
-        raise FloatingPointError("the training loss is not finite: lower the learning rate")
-    return results
+        failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
+        if count:
+            metrics.add(scores, label)
+        if stop and stop():
+            raise Interrupted({"step": step + 1, "sums": metrics.sums.cpu(), "clips": metrics.clips})
+    if parallel_size() > 1:
+        distributed.all_reduce(failed, distributed.ReduceOp.MIN)
+    if failed < len(sizes):
+        raise FloatingPointError(f"the loss is not finite in step {int(failed) + 1} of {len(sizes)}")
+    return metrics.results()
+
+
+def skip(batches, count):
+    """The batches after the first `count`, which are not made again."""
+    if not count:
+        return batches
+    sampler = list(batches.sampler)[count:]
+    if isinstance(batches, Batches):
+        return map(batches.__getitem__, sampler)
+    return DataLoader(
+        batches.dataset, sampler=sampler, batch_size=None, num_workers=batches.num_workers
+    )
 
 
 @torch.no_grad()
-def evaluate(model, batches, device, description=""):
+def evaluate(model, batches, device, description="", precision="float32"):
     """Score every clip once, in order. Returns (metrics, posteriors (N, 3, classes) of temporal,
-    spatial and fused, labels (N,)), on the CPU."""
+    spatial and fused, labels (N,)), on the CPU; the posteriors are those of this process's clips."""
+    device = torch.device(device)
     model.eval()
-    metrics, posteriors, labels = Metrics(model), [], []
-    for data, label in tqdm(batches, description, leave=False, disable=None):
+    metrics, posteriors, labels = Metrics(getattr(model, "module", model)), [], []
+    sizes = batches.sampler.sizes()
+    for size, (data, label) in zip(sizes, tqdm(batches, description, leave=False, disable=None),
+                                   strict=True):  # fmt: skip
         label = label.to(device, non_blocking=True)
-        scores = model(data.to(device, non_blocking=True))
-        posteriors.append(metrics.add(scores, label))
-        labels.append(label)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            scores = metrics.model(data.to(device))
+        if range(size)[mine(size)]:
+            posteriors.append(metrics.add(scores, label))
+            labels.append(label)
     return metrics.results(), torch.cat(posteriors).cpu(), torch.cat(labels).cpu()
 
 
 class Metrics:
     """Accuracy, top-5 accuracy (shares of 1) and loss of the two streams and of their fusion:
-    sums over clips, divided by the number of clips at the end."""
+    sums over clips, of all processes, divided by the number of clips at the end."""
 
     def __init__(self, model):
         self.model = model
@@ -105,11 +262,19 @@ class Metrics:
 
     def results(self):
         """{"temporal": {"accuracy", "top5", "loss"}, "spatial": ..., "fused": ...}."""
-        columns = (self.sums / self.clips).T.tolist()
+        sums = torch.cat(
+            (torch.as_tensor(self.sums).flatten(), torch.tensor([self.clips]).to(self.sums))
+        )
+        if parallel_size() > 1:
+            distributed.all_reduce(sums)
+        columns = (sums[:-1] / sums[-1]).view(3, -1).T.tolist()
         return {
             stream: dict(zip(("accuracy", "top5", "loss"), column, strict=True))
             for stream, column in zip(STREAMS, columns, strict=True)
         }
+
+
+# --- Checkpoints --------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path, contents):
@@ -150,16 +315,20 @@ def build_model(checkpoint):
     return model
 
 
-def random_state():
-    """States of torch's global random number generators, CPU and current GPU, for a checkpoint."""
+def random_states():
+    """States of torch's global random number generators, CPU and current GPU, for a checkpoint: one of
+    each process that trains."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    states = [state] * parallel_size()
+    if parallel_size() > 1:
+        distributed.all_gather_object(states, state)
+    return states
 
 
 def set_random_state(state):
-    """Restore what `random_state` returned."""
+    """Restore one of what `random_states` returned."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

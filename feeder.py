@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import transforms
+from bodies import Bodies, Tracks
 from storage import find_layout, read_array, read_part
 
 BODY_PARTS = ("left arm", "right arm", "trunk", "left leg", "right leg")
@@ -110,28 +111,27 @@ class Feeder(torch.utils.data.Dataset):
             )
 
         self.data_path, self.mmap = Path(data_path), mmap
-        part = read_part(data_path, label_path, num_frame_path, mmap)
-        self.data, self.num_frame, self.name, self.label = part
-        self.padded = self.data.ndim == 5
-        self.channels = self.data.shape[1]
-        if not len(self.num_frame) or not self.num_frame.max():
+        part = read_part(data_path, label_path, num_frame_path, mmap=True)
+        self.stored, num_frame, self.name, label = part
+        self.channels, self.places = self.stored.shape[1], self.stored.shape[-1]
+        if not len(num_frame) or not num_frame.max():
             raise ValueError(
                 f"{data_path} holds no clips: the conversion put none into this part, or skipped them "
                 "(skipped.csv)"
             )
-        self.layout = layout or find_layout(self.data_path, self.data.shape[-2])
-        if len(self.layout.joints) != self.data.shape[-2]:
+        self.layout = layout or find_layout(self.data_path, self.stored.shape[-2])
+        if len(self.layout.joints) != self.stored.shape[-2]:
             raise ValueError(
-                f"{data_path} has {self.data.shape[-2]} joints, layout {self.layout.name} has "
+                f"{data_path} has {self.stored.shape[-2]} joints, layout {self.layout.name} has "
                 f"{len(self.layout.joints)}"
             )
-
-        count = min(len(self.label), 100) if debug else len(self.label)
-        self.name, self.label = self.name[:count], torch.tensor(self.label[:count])
-        self.num_frame = torch.from_numpy(self.num_frame[:count].astype(np.int64))
-        self.start = self.num_frame.cumsum(0) - self.num_frame  # of each clip, in packed data
+        count = min(len(label), 100) if debug else len(label)
+        self.name, self.label = self.name[:count], torch.tensor(label[:count])
+        self.num_frame = torch.from_numpy(num_frame[:count].astype(np.int64))
+        self.begin = self.num_frame.cumsum(0) - self.num_frame  # of each clip, in packed data
         if not mmap:
-            self.data = torch.from_numpy(self.data)
+            self.tracks = Tracks.join([self._read(some) for some in torch.arange(count).split(256)])
+            self.stored = None
 
         self.window_size = window_size if window_size > 0 else int(self.num_frame.max())
         self.normalization, self.origin_transfer = normalization, origin_transfer
@@ -164,12 +164,12 @@ class Feeder(torch.utils.data.Dataset):
 
     def __getstate__(self):
         # A pickled memory map would carry the whole file to a spawned worker.
-        return self.__dict__ | ({"data": None} if self.mmap else {})
+        return self.__dict__ | {"stored": None}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         if self.mmap:
-            self.data = read_array(self.data_path, mmap=True)
+            self.stored = read_array(self.data_path, mmap=True)
 
     def without_randomness(self):
         """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
@@ -181,8 +181,7 @@ class Feeder(torch.utils.data.Dataset):
         """Move the data, so that batches are made on `device`; not for memory-mapped data."""
         if self.mmap:
             raise ValueError("memory-mapped data stays on disk: use mmap=False to move it")
-        for name in ("data", "label", "num_frame", "start"):
-            setattr(self, name, getattr(self, name).to(device))
+        self.tracks, self.label = self.tracks.to(device), self.label.to(device)
         return self
 
     def batch(self, index, generator=None):
@@ -190,56 +189,98 @@ class Feeder(torch.utils.data.Dataset):
 
         generator  source of the random numbers, on the data's device (None: torch's global one)
         """
-        index = torch.as_tensor(index, dtype=torch.int64, device=self.label.device)
-        num_frame = self.num_frame[index]
+        bodies, label = self.bodies(index, generator)
+        return bodies.dense(), label
+
+    def bodies(self, index, generator=None):
+        """The same batch as the networks read it: -> Bodies, labels (N,).
+
+        What is known on the host, above all how many bodies there are, is found out there, so that a
+        GPU is never waited for.
+        """
+        index = torch.as_tensor(index, dtype=torch.int64).flatten()
+        if self.mmap:
+            tracks, rows = self._read(index), torch.arange(len(index))
+        else:
+            tracks, rows = self.tracks, index
+        device = tracks.joints.device
+        start = tracks.start[rows].flatten()
+        there = start >= 0
+        place = there.nonzero()[:, 0]
+
+        def send(tensor):
+            return tensor.to(device, non_blocking=True)
+
+        num_frame, start, index, rows = map(send, (self.num_frame[index], start[place], index, rows))
+        place, there = send(place), send(there.view(-1, self.places))
+        clip = place // self.places
+
         window = transforms.crop_resize if self.crop_resize else transforms.crop
-        data = transforms.sample(
-            lambda row, frame: self._frames(index[row], frame),
-            window(num_frame, self.window_size, generator=generator, **self.window),
-            num_frame,
-        )
+        positions = window(num_frame, self.window_size, generator=generator, **self.window)
+        frames = (tracks.joints, tracks.seen)
+        joints, seen = transforms.sample(frames, start, num_frame[clip], positions[clip])
+        joints = joints.unflatten(2, (self.channels, -1)).transpose(1, 2).contiguous()  # (B, C, T, V)
         if self.random_move:  # in metres, before anything is normalised
-            data = transforms.random_move(data, generator=generator)
-        data = self._normalise(data)
+            joints = transforms.random_move(joints, clip, len(index), generator=generator)
+        bodies = Bodies(joints, place, there)
+        matrix, origin = self._normalise(bodies, seen, tracks.size[rows])
+        if origin.dim() > 2:  # a way through the room (B, C, T)
+            joints, origin = joints - origin[..., None], torch.zeros_like(origin[..., 0])
         if any(np.any(size) for size in self.transform.values()):
-            draw = {"generator": generator, "device": data.device}
-            matrix = transforms.random_matrix(len(data), **self.transform, **draw)
-            data = transforms.apply(data, matrix[:, : self.channels, : self.channels])
-        return data, self.label[index]
+            draw = {"generator": generator, "device": device}
+            random = transforms.random_matrix(len(index), **self.transform, **draw)
+            matrix = random[:, : self.channels, : self.channels] @ matrix
+        matrix = matrix[clip]
+        joints = transforms.apply(joints, matrix, -(matrix @ origin[..., None])[..., 0])
+        joints.mul_(seen[:, None, :, None])
+        return bodies._replace(joints=joints), self.label[index]
 
-    def _frames(self, clip, frame):
-        """Clip numbers (N, 1), frames (N, window) -> stored frames (N, window, C, V, M)."""
-        where = (clip, slice(None), frame) if self.padded else (self.start[clip] + frame,)
-        if not self.mmap:
-            return self.data[where].float()
-        where = tuple(w.numpy() if torch.is_tensor(w) else w for w in where)
-        return torch.from_numpy(self.data[where]).float()
+    def _read(self, index):
+        """Clip numbers (N,) -> their Tracks, from the disk."""
+        count, begin = self.num_frame[index], self.begin[index]
+        pairs = list(zip(index.tolist(), begin.tolist(), count.tolist(), strict=True))
+        if self.stored.ndim == 5:  # padded
+            frames = [self.stored[i, :, :n].swapaxes(0, 1) for i, _, n in pairs]
+        elif torch.equal(begin[1:], begin[:-1] + count[:-1]):  # in one piece
+            frames = [self.stored[b : b + n] for b, n in ((begin[:1].sum(), count.sum()),)]
+        else:
+            frames = [self.stored[b : b + n] for _, b, n in pairs]
+        frames = torch.from_numpy(np.concatenate(frames, dtype=np.float32, casting="same_kind"))
+        return Tracks.of(frames, count, self.layout.bones)
 
-    def _normalise(self, data):
-        root = self.layout.root
+    def _normalise(self, bodies, seen, size):
+        """How a batch is normalised: -> matrices (N, C, C), and the origin of each body, (B, C), or
+        (B, C, T) where it moves.
+
+        seen  (B, T): the body is in the frame
+        size  (N,) mean length of the bones of each clip
+        """
+        joints, root, count = bodies.joints, self.layout.root, len(size)
+        matrix = torch.eye(self.channels, device=joints.device).expand(count, -1, -1)
+        origin = joints.new_zeros(joints.shape[:2])
         if self.origin_transfer == "each":
-            data = transforms.translate(data, -data[:, :, :, root])
+            origin = joints[..., root]
         elif self.origin_transfer == "first":
-            body = transforms.present(data).int().argmax(2)  # (N, T), of the first one there
-            centre = data[:, :, :, root].take_along_dim(body[:, None, :, None], 3)
-            data = transforms.translate(data, -centre)
+            body = bodies.scatter(seen).int().argmax(1)  # (N, T), of the first one there
+            centre = bodies.scatter(joints[..., root]).take_along_dim(body[:, None, None], 1)[:, 0]
+            origin = centre[bodies.clip]
         elif self.origin_transfer in ("start", "view"):
-            pose = first_pose(data)
-            data = transforms.translate(data, -pose[:, :, root, None, None])
+            pose = first_pose(bodies, seen)
+            origin = pose[bodies.clip, :, root]
             if self.origin_transfer == "view":
-                data = transforms.apply(data, body_axes(pose, self.layout))
+                matrix = body_axes(pose, self.layout)
         if self.normalization:
-            data = data / bone_length(data, self.layout)[:, None, None, None, None]
-        return data
+            matrix = matrix / size[:, None, None]
+        return matrix, origin
 
 
-def first_pose(data):
-    """The first body, in the first frame it is in: (N, C, T, V, M) -> (N, C, V)."""
-    there = transforms.present(data)
-    body = there.any(1).int().argmax(1)
-    rows = torch.arange(len(data), device=data.device)
-    frame = there[rows, :, body].int().argmax(1)
-    return data[rows, :, frame, :, body]
+def first_pose(bodies, seen):
+    """The first body of each clip in the first frame it is in, seen (B, T) -> (N, C, V)."""
+    frame = seen.int().argmax(1)
+    rows = torch.arange(len(frame), device=frame.device)
+    poses = bodies.scatter(bodies.joints[rows, :, frame])  # (N, M, C, V)
+    body = bodies.scatter(seen.any(1)).int().argmax(1)
+    return poses.take_along_dim(body[:, None, None, None], 1)[:, 0]
 
 
 def body_axes(pose, layout):
@@ -268,13 +309,3 @@ def body_axes(pose, layout):
     axes = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
     defined = (axes.norm(dim=2) > 0.5).all(1)[:, None, None]
     return torch.where(defined, axes, torch.eye(3, device=pose.device))
-
-
-def bone_length(data, layout):
-    """Mean length of all bones of all bodies in all frames: (N, C, T, V, M) -> (N,); 1 if none."""
-    joint, parent = map(list, zip(*layout.bones, strict=True))
-    # (torch.norm over a strided dimension is many times slower)
-    bones = (data[:, :, :, joint] - data[:, :, :, parent]).square().sum(1).sqrt()
-    count = transforms.present(data).sum((1, 2)) * len(joint)
-    mean = bones.sum((1, 2, 3)) / count.clamp(min=1)
-    return torch.where(mean > 0, mean, 1.0)

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from bodies import Bodies
+
 TEMPORAL = ("stacked", "hierarchical")
 SPATIAL = ("chain", "traversal")
 POOLINGS = ("max", "mean", "last")
@@ -78,34 +80,36 @@ class TwoStreamRNN(nn.Module):
         reader |= {"units": units, "pooling": pooling, "channels": channels}
         self.temporal = TemporalRNN(layout, temporal, part_units=part_units, **reader)
         self.spatial = SpatialRNN(layout, spatial, window=spatial_window, **reader)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
         self.body_fusion, self.temporal_weight = body_fusion, temporal_weight
         self.joints, self.channels = len(layout.joints), channels
 
-    def forward(self, data):
-        """Clips (N, C, T, V, M), zeros for absent bodies -> Scores.
+    def forward(self, clips):
+        """Clips, as Bodies or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Scores.
 
         A clip without any body gets the scores of features that are all zero.
         """
-        if data.dim() != 5 or (data.shape[1], data.shape[3]) != (self.channels, self.joints):
+        bodies = clips if isinstance(clips, Bodies) else Bodies.of(clips)
+        _, channels, _, joints = bodies.joints.shape
+        if (channels, joints) != (self.channels, self.joints):
             raise ValueError(
-                f"clips of shape {tuple(data.shape)}; this model reads (N, {self.channels}, T, "
-                f"{self.joints}, M): another layout than it was made for?"
+                f"clips of {joints} joints with {channels} coordinates; this model reads {self.joints} "
+                f"with {self.channels}: another layout than it was made for?"
             )
-        there = (data != 0).flatten(1, 3).any(1)  # (N, M)
-        bodies = data.permute(0, 4, 1, 2, 3)[there]  # (B, C, T, V)
         return Scores(
-            self.temporal_classifier(self.dropout(self._fuse(self.temporal, bodies, there))),
-            self.spatial_classifier(self.dropout(self._fuse(self.spatial, bodies, there))),
+            self.temporal_classifier(self.dropout(self._fuse(self.temporal, bodies))),
+            self.spatial_classifier(self.dropout(self._fuse(self.spatial, bodies))),
         )
 
-    def _fuse(self, stream, bodies, there):
-        """Run a stream over bodies (B, C, T, V) and fuse those of each clip -> (N, F)."""
-        features = bodies.new_zeros(*there.shape, stream.features)  # (N, M, F)
-        if len(bodies):
-            features[there] = stream(bodies).to(features.dtype)
+    def _fuse(self, stream, bodies):
+        """Run a stream over all bodies and fuse those of each clip -> (N, F)."""
+        joints, there = bodies.joints, bodies.there
+        if len(joints):
+            features = bodies.scatter(stream(joints).float())  # (N, M, F)
+        else:
+            features = joints.new_zeros(*there.shape, stream.features)
         if self.body_fusion == "mean":
             return features.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
         # An absent body must not win over negative features; nobody at all gives zeros.
@@ -139,7 +143,7 @@ class TemporalRNN(nn.Module):
             for joints in self.joints:
                 self.parts.append(Reader(channels * len(joints), part_units, 1, bidirectional))
             inputs, layers = sum(part.features for part in self.parts), layers - 1
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.body = Reader(inputs, units, layers, bidirectional, dropout, pooling)
         self.features = self.body.features
 
@@ -204,7 +208,7 @@ class Reader(nn.Module):
             )
             for i in range(layers)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.units, self.pooling = units, pooling
 
     def steps(self, sequence):
@@ -222,6 +226,23 @@ class Reader(nn.Module):
             return said.mean(1)
         # Where each direction has read everything: the last step forward, the first backward.
         return torch.cat((said[:, -1, : self.units], said[:, 0, self.units :]), 1)
+
+
+class Dropout(nn.Module):
+    """Values set to zero with probability `share` in training, the others enlarged to the same mean."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+
+    def forward(self, x):
+        if not self.training or not 0 < self.share < 1 or x.device.type != "cpu":
+            return nn.functional.dropout(x, self.share, self.training)
+        # A CPU draws one number after the other: eight values share one, a byte each.
+        words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),))
+        dropped = min(max(round(256 * self.share), 1), 255)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 def check(option, value, choices):

@@ -68,7 +68,9 @@ def main():
             checkpoint["network"]["temporal_weight"] = arguments.temporal_weight
         model = engine.build_model(checkpoint).to(device)
         clips = range(len(feeder))
-        batches = engine.loader(feeder, clips, arguments.batch_size, False, arguments.workers, device)
+        if not arguments.mmap and not arguments.workers:
+            feeder.to(device)
+        batches = engine.loader(feeder, clips, arguments.batch_size, None, arguments.workers, device)
         results, posterior, label = engine.evaluate(model, batches, device, "test")
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error

@@ -4,6 +4,7 @@
     python train.py --spatial chain --epochs 50      # the same fields on the command line
     python train.py --setting small --data NW-UCLA/xview
     python train.py --name my-run --resume           # go on where an interrupted run stopped
+    torchrun --nproc_per_node=2 train.py             # on several GPUs, which share each batch
 
 A run writes checkpoints/<name>/: config.json, log.jsonl (one line an epoch), last.pt, best.pt and
 curves.png. The test part of the data is not touched; that is what test.py is for.
@@ -11,7 +12,9 @@ curves.png. The test part of the data is not touched; that is what test.py is fo
 
 import argparse
 import json
+import signal
 import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +24,7 @@ import torch
 import engine
 import plot
 from feeder import Feeder
-from model import TwoStreamRNN
+from model import TwoStreamRNN, check
 from storage import part_files, read_meta
 
 
@@ -65,7 +68,10 @@ class Config:
     seed: int = 0  # of everything random
     # Machine
     device: str = ""  # "cuda", "cpu"; "": the GPU when there is one
-    workers: int = 0  # processes that make batches
+    precision: str = (
+        "float32"  # or "bfloat16": half the bits in the networks, where the device has them
+    )
+    workers: int = 0  # processes that make batches; 0: batches are made on the device, from its memory
     mmap: bool = False  # leave the data on disk, when it does not fit into memory
 
 
@@ -83,7 +89,7 @@ SETTINGS = {
     },
 }  # fmt: skip
 
-RESUMABLE = ("name", "data", "epochs", "device", "mmap")  # may differ when a run is resumed
+RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap")  # may differ when a run is resumed
 
 
 def hold_out(performers, share, seed):
@@ -148,8 +154,12 @@ def commit():
         return ""
 
 
-def main(config, resume=False, overwrite=False):
-    """Train; returns the run's folder."""
+def main(config, resume=False, overwrite=False, stop=None):
+    """Train; returns the run's folder.
+
+    stop  function that says whether to stop: after the step that is under way the state is saved and
+          engine.Interrupted raised
+    """
     folder = Path("checkpoints") / run_name(config)
     last = folder / "last.pt"
     if not (resume or overwrite) and (last.exists() or (folder / "best.pt").exists()):
@@ -160,8 +170,13 @@ def main(config, resume=False, overwrite=False):
     for field in ("epochs", "batch_size", "units", "part_units", "layers", "spatial_window"):
         if getattr(config, field) < 1:
             raise ValueError(f"{field}={getattr(config, field)}: must be at least 1")
-    device = engine.open_device(config.device)
+    check("precision", config.precision, engine.PRECISIONS)
+    device = engine.join_parallel(engine.open_device(config.device))
+    alone, writes = engine.parallel_size() == 1, engine.parallel_rank() == 0
+    torch.backends.cuda.matmul.allow_tf32 = True
     torch.manual_seed(config.seed)
+    # Decides which clips are fed when, and how they are transformed.
+    order = torch.Generator().manual_seed(config.seed)
 
     feeder, meta = open_data(config)
     feeding = {  # as test.py will feed
@@ -177,19 +192,22 @@ def main(config, resume=False, overwrite=False):
     } | {"channels": feeder.channels}  # fmt: skip
     model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **network).to(device)
     optimizer = torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, config.milestones, config.gamma)
+    if not config.workers and not config.mmap:
+        feeder.to(device)
     # What does not fit together shows here, before anything of an earlier run is replaced.
     still = feeder.without_randomness()
-    model.eval()(still[[0]][0].to(device))
-    batches = engine.loader(feeder, training, config.batch_size, True, config.workers, device)
-    check = engine.loader(still, held_out, config.batch_size, False, 0, device)
+    model.eval()(still.bodies([0])[0].to(device))
+    batches = engine.loader(feeder, training, config.batch_size, order, config.workers, device)
+    unseen = engine.loader(still, held_out, config.batch_size)
 
     # What a resumed run must find again.
     data = {"layout": feeder.layout.to_dict(), "classes": meta["classes"],
             "clips": {"training": len(training), "held_out": len(held_out)}}  # fmt: skip
-    first_epoch, best = 1, [-1.0, 0.0]
+    epoch, best, progress = 0, [-1.0, 0.0], None
+    torch.manual_seed(config.seed + engine.parallel_rank())
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.jsonl"
     if resume:
@@ -203,12 +221,16 @@ def main(config, resume=False, overwrite=False):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        first_epoch, best = state["epoch"] + 1, state["best"]
-        print(f"resuming after epoch {state['epoch']} of {config.epochs} with the run's own settings")
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)[: state["epoch"]]
+        epoch, best, progress = state["epoch"], state["best"], state["progress"]
+        order.set_state(state["order"])
+        random = state["random"]
+        engine.set_random_state(random[engine.parallel_rank() % len(random)])
+    if resume and writes:
+        step = f", step {progress['step']} of the next," if progress else ""
+        print(f"resuming after epoch {epoch}{step} of {config.epochs} with the run's own settings")
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)[:epoch]
         log.write_text("".join(lines), encoding="utf-8")
-        engine.set_random_state(state["random"])
-    else:
+    elif writes:
         endings = (".pt", ".pt.partial", "_test.json", "_confusion.png")
         for path in ("curves.png", *(stem + end for stem in ("last", "best") for end in endings)):
             (folder / path).unlink(missing_ok=True)  # of the run that is replaced
@@ -216,23 +238,14 @@ def main(config, resume=False, overwrite=False):
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
              "device": engine.device_name(device), "clips": data["clips"],
              "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(f"{folder}: {len(training)} clips to train on, {len(held_out)} held out, "
-          f"{about['parameters']:,} parameters, on {about['device']}")  # fmt: skip
+    if writes:
+        (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        machines = about["device"] if alone else f"{engine.parallel_size()} x {about['device']}"
+        print(f"{folder}: {len(training)} clips to train on, {len(held_out)} held out, "
+              f"{about['parameters']:,} parameters, on {machines}")  # fmt: skip
+    trained = model if alone else torch.nn.parallel.DistributedDataParallel(model)
 
-    for epoch in range(first_epoch, config.epochs + 1):
-        began = time.perf_counter()
-        line = {"epoch": epoch, "learning_rate": scheduler.get_last_lr()[0]}
-        line["train"] = engine.train_epoch(model, batches, optimizer, device, f"epoch {epoch}")
-        scheduler.step()
-        if held_out:
-            line["held_out"] = engine.evaluate(model, check, device)[0]
-        line["seconds"] = round(time.perf_counter() - began, 3)
-
-        fused = line.get("held_out", {}).get("fused")
-        # Highest accuracy, at equal accuracy lowest loss; without held-out clips, the last epoch.
-        score = [fused["accuracy"], -fused["loss"]] if fused else best
-        improved, best = score >= best, max(score, best)
+    def save(path):
         contents = {
             "model": model.state_dict(),
             "network": network,
@@ -240,21 +253,66 @@ def main(config, resume=False, overwrite=False):
             "feeding": feeding,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "random": engine.random_state(),
+            "random": engine.random_states(),
+            "order": before if progress else order.get_state(),
+            "progress": progress,
             "epoch": epoch,
             "best": best,
             "config": asdict(config),
             "commit": about["commit"],
         }
+        if writes:
+            engine.save_checkpoint(path, contents)
+
+    while epoch < config.epochs:
+        began = time.perf_counter() - (progress["seconds"] if progress else 0)
+        before = order.get_state()
+        line = {"epoch": epoch + 1, "learning_rate": scheduler.get_last_lr()[0]}
+        title = f"epoch {epoch + 1}"
+        try:
+            line["train"] = engine.train_epoch(
+                trained,
+                batches,
+                optimizer,
+                device,
+                title,
+                config.precision,
+                stop if alone else None,
+                progress,
+            )
+        except engine.Interrupted as interrupted:
+            progress = interrupted.progress | {"seconds": time.perf_counter() - began}
+            save(last)
+            raise
+        except FloatingPointError as error:
+            good = f"{last} holds epoch {epoch}" if epoch else "no epoch was finished"
+            raise FloatingPointError(
+                f"{title}: {error}; {good}. Lower --learning_rate and train again"
+            ) from None
+        scheduler.step()
+        if held_out:
+            line["held_out"] = engine.evaluate(model, unseen, device, "", config.precision)[0]
+        line["seconds"] = round(time.perf_counter() - began, 3)
+        epoch, progress = epoch + 1, None
+
+        fused = line.get("held_out", {}).get("fused")
+        # Highest accuracy, at equal accuracy lowest loss; without held-out clips, the last epoch.
+        score = [fused["accuracy"], -fused["loss"]] if fused else best
+        improved, best = score >= best, max(score, best)
         # last.pt comes last: a resumed run does again whatever was written after it.
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if writes:
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         if improved:
-            engine.save_checkpoint(folder / "best.pt", contents)
-        engine.save_checkpoint(last, contents)
-        print(describe(line))
-    plot.curves([folder], folder / "curves.png")
-    print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
+            save(folder / "best.pt")
+        save(last)
+        if writes:
+            print(describe(line))
+        if engine.agreed(stop and stop()) and epoch < config.epochs:
+            raise engine.Interrupted({"step": 0})
+    if writes:
+        plot.curves([folder], folder / "curves.png")
+        print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
     return folder
 
 
@@ -307,14 +365,34 @@ def parse_arguments():
     return config, resume, overwrite
 
 
+class Stop:
+    """Ctrl-C and the system's wish to end the process, noticed after the step that is under way; a
+    second Ctrl-C ends it at once."""
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.ask)
+
+    def ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\ntrain.py: stopping after this step", file=sys.stderr)
+
+    def __call__(self):
+        return self.asked
+
+
 if __name__ == "__main__":
     try:
-        arguments = parse_arguments()
-        main(*arguments)
-    except KeyboardInterrupt:
-        name = run_name(arguments[0])
+        config, *how = parse_arguments()
+        main(config, *how, stop=Stop())
+    except (engine.Interrupted, KeyboardInterrupt) as stopped:
+        saved = isinstance(stopped, engine.Interrupted)
         raise SystemExit(
-            f"\ntrain.py: stopped; go on with: python train.py --name {name} --resume"
+            f"\ntrain.py: stopped{', everything is saved' if saved else ''}; go on with: "
+            f"python train.py --name {run_name(config)} --resume"
         ) from None
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"train.py: {error}") from error

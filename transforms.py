@@ -1,9 +1,8 @@
 """Augmentations of batches of clips: the paper's 3D transforms and the choice of a time window.
 
-Pure functions on tensors of any device. Data is (N, C, T, V, M): N clips, C = 3 coordinates x, y, z
-in metres, T frames, V joints, M bodies; a body that is absent from a frame is exactly zero there and
-stays so. Random numbers come from `generator`, a torch.Generator on the same device (None: torch's
-global one), each clip drawing its own.
+Pure functions on tensors of any device. Joints are (B, C, T, V): B bodies, C = 3 coordinates x, y, z
+in metres, T frames, V joints. Random numbers come from `generator`, a torch.Generator on the same
+device (None: torch's global one), each of N clips drawing its own.
 
 Space: a transform is a 3 x 3 matrix a clip; build them, multiply them, `apply` the product once.
 Time: a window is a table (N, window) of positions in the clip, in frames, fractions allowed, with
@@ -63,32 +62,23 @@ def random_matrix(count, rotate=(0, 0, 0), scale=0.0, sheared=0.0, generator=Non
     return shear(uniform(-sheared, sheared, (count, 6), **draw)) @ stretch @ turn
 
 
-def apply(data, matrix):
-    """Multiply every joint by its clip's matrix (N, 3, 3), or its frame's (N, T, 3, 3)."""
-    if matrix.dim() == 3:
-        matrix = matrix[:, None]
-    # One (N T, 3, 3) @ (N T, 3, V M) product.
-    moved = matrix @ data.transpose(1, 2).flatten(3)
-    return moved.unflatten(3, data.shape[3:]).transpose(1, 2)
+def apply(joints, matrix, offset=None):
+    """Multiply every joint of a body by its matrix (B, C, C) and add its offset (B, C)."""
+    flat = joints.flatten(2)
+    moved = matrix @ flat if offset is None else torch.baddbmm(offset[:, :, None], matrix, flat)
+    return moved.view(joints.shape)
 
 
-def present(data):
-    """Which bodies are there in which frames: (N, C, T, V, M) -> bool (N, T, M)."""
-    return (data != 0).any(dim=3).any(dim=1)
-
-
-def translate(data, offset):
-    """Add offset (N, C, T or 1, M or 1) to all joints of the bodies that are there."""
-    return data + offset[:, :, :, None] * present(data)[:, None, :, None]
-
-
-def random_move(data, rotate=0.17, scale=0.1, distance=0.2, generator=None):
+def random_move(joints, clip, count, rotate=0.17, scale=0.1, distance=0.2, generator=None):
     """A slow drift of the camera: rotation, size and position change evenly over the window
     between two random states (rotation about y up to `rotate` radians, size 1 +- scale,
-    position up to `distance` along each axis, in the unit of the data)."""
-    count, channels, frames = data.shape[:3]
-    draw = {"generator": generator, "device": data.device}
-    time = torch.linspace(0, 1, frames, device=data.device)[None, :, None]
+    position up to `distance` along each axis, in the unit of the data).
+
+    clip, count  (B,) the clip of each body, and the number of clips: bodies of a clip move together
+    """
+    channels, frames = joints.shape[1:3]
+    draw = {"generator": generator, "device": joints.device}
+    time = torch.linspace(0, 1, frames, device=joints.device)[None, :, None]
 
     def drift(low, high, size):  # (N, T, size), from one random state to another
         start, end = uniform(low, high, (2, count, 1, size), **draw)
@@ -96,8 +86,11 @@ def random_move(data, rotate=0.17, scale=0.1, distance=0.2, generator=None):
 
     angle = torch.nn.functional.pad(drift(-rotate, rotate, 1), (1, 1))
     matrix = rotation(angle) * drift(1 - scale, 1 + scale, 1)[..., None]
-    moved = apply(data, matrix[..., :channels, :channels])
-    return translate(moved, drift(-distance, distance, channels).mT[..., None])
+    matrix = matrix[clip, :, :channels, :channels].permute(0, 2, 3, 1)[..., None]  # (B, C, C, T, 1)
+    moved = drift(-distance, distance, channels)[clip].mT[..., None]
+    for axis in range(channels):
+        moved = torch.addcmul(moved, matrix[:, :, axis], joints[:, axis, None])
+    return moved
 
 
 # Time: windows as tables of positions.
@@ -121,7 +114,7 @@ def crop(num_frame, window, cut=0.5, place=0.0, generator=None):
     spare = num_frame - window  # frames too many (positive) or too few
     inside = (drawn(cut, len(spare), **draw) * (spare + 1)).trunc().minimum(spare)
     before = (drawn(place, len(spare), **draw) * (1 - spare)).trunc().minimum(-spare)
-    start = torch.where(spare > 0, inside, -before)
+    start = torch.where(spare > 0, inside, -before).long()
     return start[:, None] + torch.arange(window, device=num_frame.device)
 
 
@@ -138,24 +131,28 @@ def crop_resize(num_frame, window, share=1.0, cut=0.5, generator=None):
     return start[:, None] + (keep - 1)[:, None] * steps
 
 
-def sample(frames, positions, num_frame):
-    """Read clips at fractional positions by linear interpolation.
+def sample(tracks, start, num_frame, positions):
+    """Read bodies at fractional positions by linear interpolation.
 
-    frames     function (clip row (N, 1), frame number (N, window)) -> (N, window, C, V, M)
-    positions  (N, window) in frames; outside [0, num_frame - 1] gives an empty frame
-    Returns (N, C, window, V, M). A body that is absent in one of the two neighbouring frames is
-    taken from the other one alone, so that nobody is drawn half-way towards the origin.
+    tracks     joints (F, C V) and seen (F,), as in bodies.Tracks
+    start      (B,) where the frames of each body begin
+    num_frame  (B,) their number
+    positions  (B, T) in frames; outside [0, num_frame - 1] nobody is seen
+    Returns joints (B, T, C V) and seen (B, T). A body that is absent in one of the two neighbouring
+    frames is taken from the other one alone, so that nobody is drawn half-way towards the origin.
     """
-    rows = torch.arange(len(positions), device=positions.device)[:, None]
     last = (num_frame - 1)[:, None]
     inside = (positions >= 0) & (positions <= last)
-    lower = positions.clamp(min=0).floor().long().minimum(last)
-    fraction = (positions - lower).clamp(0, 1)
-    data = frames(rows, lower).transpose(1, 2)
-    if fraction.any():
-        upper = frames(rows, (lower + 1).minimum(last)).transpose(1, 2)
-        weight = fraction[:, :, None].expand(-1, -1, data.shape[-1])
-        weight = torch.where(present(upper), weight, 0)
-        weight = torch.where(present(data), weight, (weight > 0).float())[:, None, :, None]
-        data = torch.lerp(data, upper, weight)
-    return data * inside[:, None, :, None, None]
+    lower = positions.clamp(min=0).long().minimum(last)
+
+    def read(frame):
+        row = (start[:, None] + frame).flatten()
+        return [values.index_select(0, row).unflatten(0, frame.shape) for values in tracks]
+
+    joints, seen = read(lower)
+    if positions.is_floating_point():
+        upper, seen_there = read((lower + 1).minimum(last))
+        weight = torch.where(seen_there, (positions - lower).clamp(0, 1), 0)
+        weight = torch.where(seen, weight, (weight > 0).float())
+        joints, seen = torch.lerp(joints, upper, weight[..., None]), seen | (weight > 0)
+    return joints, seen & inside

@@ -133,9 +133,9 @@ def test_who_is_trained_on_and_who_chooses_the_best(config, monkeypatch):
     loaders = []
     loader = engine.loader
 
-    def spy(feeder, clips, batch_size, shuffle, *rest):
-        loaders.append((feeder, list(clips), shuffle))
-        return loader(feeder, clips, batch_size, shuffle, *rest)
+    def spy(feeder, clips, batch_size, generator=None, *rest):
+        loaders.append((feeder, list(clips), generator))
+        return loader(feeder, clips, batch_size, generator, *rest)
 
     monkeypatch.setattr(engine, "loader", spy)
     train.main(
@@ -156,11 +156,10 @@ def test_a_shuffled_loader_gives_every_clip_once_in_another_order(data):
     feeder = Feeder(*part_files(data / "xview", "train"), window_size=4)
     feeder.label = torch.arange(len(feeder))
     clips = list(range(3, 24))
-    torch.manual_seed(0)
-    first, second = (torch.cat([label for _, label in engine.loader(feeder, clips, 5, True)]).tolist()
-                     for _ in range(2))  # fmt: skip
+    shuffled = engine.loader(feeder, clips, 5, torch.Generator().manual_seed(0))
+    first, second = (torch.cat([label for _, label in shuffled]).tolist() for _ in range(2))
     assert sorted(first) == sorted(second) == clips != first != second
-    in_order = torch.cat([label for _, label in engine.loader(feeder, clips, 5, False)])
+    in_order = torch.cat([label for _, label in engine.loader(feeder, clips, 5)])
     assert in_order.tolist() == clips
 
 
@@ -170,7 +169,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(config, monkeypatch):
     monkeypatch.setattr(
         TwoStreamRNN,
         "forward",
-        lambda self, x: modes.append((self.training, len(x))) or forward(self, x),
+        lambda self, x: modes.append((self.training, len(x.there))) or forward(self, x),
     )
     train.main(replace(config, epochs=1))
     # A look whether everything fits; 16 clips to train on; 8 held out.
@@ -188,7 +187,7 @@ def test_both_streams_learn(config):
     assert min(last[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
     checkpoint = load(folder)
     feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
-    batches = engine.loader(feeder, range(len(feeder)), 8, False)
+    batches = engine.loader(feeder, range(len(feeder)), 8)
     results = engine.evaluate(engine.build_model(checkpoint), batches, "cpu")[0]
     assert min(results[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
 
@@ -221,7 +220,7 @@ def test_a_checkpoint_rebuilds_the_model(config):
         checkpoint
     )
     feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
-    batches = engine.loader(feeder, range(len(feeder)), 7, False)
+    batches = engine.loader(feeder, range(len(feeder)), 7)
     model = engine.build_model(checkpoint)
     first, posterior, label = engine.evaluate(model, batches, "cpu")
     again, _, _ = engine.evaluate(engine.build_model(checkpoint), batches, "cpu")
@@ -266,7 +265,7 @@ def test_metrics_count_every_clip_once(config):
     model = engine.build_model(checkpoint)
     results = []
     for size in (5, 7, 100):
-        batches = engine.loader(feeder, range(len(feeder)), size, False)
+        batches = engine.loader(feeder, range(len(feeder)), size)
         result, posterior, label = engine.evaluate(model, batches, "cpu")
         assert len(label) == len(feeder)
         results.append(result)
@@ -324,8 +323,18 @@ def test_a_run_is_not_overwritten_by_accident(config):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config):
-    with pytest.raises(FloatingPointError, match="learning rate"):
+    with pytest.raises(FloatingPointError, match=r"epoch 1: .* step 2 of 4; no epoch was finished"):
         train.main(replace(config, learning_rate=float("inf")))
+    folder = train.main(replace(config, name="later", epochs=1))
+    checkpoint = load(folder)
+    for group in checkpoint["optimizer"]["param_groups"]:
+        group["lr"] = float("inf")
+    engine.save_checkpoint(folder / "last.pt", checkpoint)
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 2: .*last\.pt holds epoch 1\. Lower --learning"
+    ):
+        train.main(replace(config, name="later"), resume=True)
+    assert load(folder)["epoch"] == 1
 
 
 def test_checkpoints_that_are_none(tmp_path):

@@ -9,31 +9,30 @@ def generator(seed=0):
 
 
 @pytest.fixture
-def data():
-    """(4, 3, 10, 5, 2), the second body only in clip 2, clip 3 empty."""
-    data = torch.randn(4, 3, 10, 5, 2, generator=generator()) + 2
-    data[[0, 1, 3], ..., 1] = 0
-    data[3] = 0
-    data[1, :, 4] = 0
-    return data
+def joints():
+    """(4, 3, 10, 5): two bodies of clip 0, one of clip 1, one of clip 2."""
+    return torch.randn(4, 3, 10, 5, generator=generator()) + 2
 
 
+CLIP = torch.tensor([0, 0, 1, 2])
 RANDOM = {
-    "matrix": lambda data, g: transforms.apply(
-        data, transforms.random_matrix(len(data), (0.5, 0.5, 0.5), 0.2, 0.2, g)
+    "matrix": lambda joints, g: transforms.apply(
+        joints, transforms.random_matrix(3, (0.5, 0.5, 0.5), 0.2, 0.2, g)[CLIP]
     ),
-    "move": lambda data, g: transforms.random_move(data, generator=g),
+    "move": lambda joints, g: transforms.random_move(joints, CLIP, 3, generator=g),
 }
 EACH = pytest.mark.parametrize("transform", RANDOM.values(), ids=RANDOM.keys())
 
 
-def test_a_rotation_is_orthogonal_and_keeps_lengths(data):
+def test_a_rotation_is_orthogonal_and_keeps_lengths(joints):
     """The original multiplied rotation matrices element by element."""
     matrix = transforms.rotation(torch.randn(4, 3, generator=generator()))
     assert torch.allclose(matrix @ matrix.mT, torch.eye(3).expand(4, 3, 3), atol=1e-6)
     assert torch.allclose(torch.linalg.det(matrix), torch.ones(4), atol=1e-6)
-    turned = transforms.apply(data, matrix)
-    assert torch.allclose(turned.norm(dim=1), data.norm(dim=1), atol=1e-5)
+    turned = transforms.apply(joints, matrix)
+    assert torch.allclose(turned.norm(dim=1), joints.norm(dim=1), atol=1e-5)
+    moved = transforms.apply(joints, matrix, torch.ones(4, 3))
+    torch.testing.assert_close(moved, turned + 1)
 
 
 def test_a_quarter_turn_about_each_axis():
@@ -70,27 +69,19 @@ def test_random_matrices_stay_within_their_bounds():
 
 
 @EACH
-def test_absent_bodies_stay_exactly_zero(transform, data):
-    moved = transform(data, generator())
-    assert torch.equal(transforms.present(moved), transforms.present(data))
-    assert not moved[3].any() and not moved[0, ..., 1].any() and not moved[1, :, 4].any()
-    assert moved[2, ..., 1].any() and not torch.allclose(moved[2], data[2], atol=1e-3)
-
-
-@EACH
-def test_the_generator_decides_alone(transform, data):
-    before = data.clone()
-    first, again = transform(data, generator(1)), transform(data, generator(1))
+def test_the_generator_decides_alone(transform, joints):
+    before = joints.clone()
+    first, again = transform(joints, generator(1)), transform(joints, generator(1))
     assert torch.equal(first, again)
-    assert not torch.equal(first, transform(data, generator(2)))
-    assert torch.equal(data, before)  # pure: the input is untouched
+    assert not torch.equal(first, transform(joints, generator(2)))
+    assert torch.equal(joints, before)  # pure: the input is untouched
 
 
 @EACH
-def test_each_clip_draws_its_own(transform):
-    same = torch.ones(2, 3, 10, 5, 1)
-    one, two = transform(same, generator())
-    assert not torch.allclose(one, two)
+def test_each_clip_draws_its_own_and_its_bodies_move_together(transform):
+    one, two, three, four = transform(torch.ones(4, 3, 10, 5), generator())
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, three) and not torch.allclose(three, four)
 
 
 def test_crop_takes_consecutive_frames_inside_the_clip():
@@ -142,10 +133,14 @@ def test_random_crop_resize_draws_size_and_place():
 )
 def test_each_drift_alone(options, changed):
     still = {"rotate": 0, "scale": 0, "distance": 0}
-    body = torch.randn(1, 3, 1, 6, 1, generator=generator()).expand(1, 3, 10, 6, 1)
-    assert torch.allclose(transforms.random_move(body, **still, generator=generator()), body)
-    moved = transforms.random_move(body, **still | options, generator=generator())[0, ..., 0]
-    body = body[0, ..., 0]
+    body = torch.randn(1, 3, 1, 6, generator=generator()).expand(1, 3, 10, 6)
+
+    def move(**sizes):
+        return transforms.random_move(body, torch.zeros(1).long(), 1, **sizes, generator=generator())[0]
+
+    assert torch.allclose(move(**still), body[0])
+    moved = move(**still | options)
+    body = body[0]
     size = (moved - moved.mean(2, True)).norm(dim=(0, 2)) / (body - body.mean(2, True)).norm(dim=(0, 2))
     seen = {
         "size": size.std() > 1e-3,
@@ -157,21 +152,25 @@ def test_each_drift_alone(options, changed):
     assert (moved[:, 5] - moved[:, 4] - (moved[:, 6] - moved[:, 5])).norm() < 0.05
 
 
-def read(clip):
-    """A frames function for `sample` over one clip (C, T, V, M)."""
-    return lambda rows, frame: clip[:, frame].permute(1, 2, 0, 3, 4)
+def sampled(values, positions):
+    """A body of one coordinate, zero where it is absent, at some positions -> (values, seen)."""
+    values = torch.tensor(values)[:, None]
+    tracks = (
+        torch.cat((torch.full((3, 1), 9.0), values)),
+        torch.cat((torch.ones(3), values[:, 0])) > 0,
+    )
+    start, count = torch.tensor([3]), torch.tensor([len(values)])
+    joints, seen = transforms.sample(tracks, start, count, torch.tensor([positions]))
+    return joints[0, :, 0].tolist(), seen[0].tolist()
 
 
-def test_sample_interpolates_and_leaves_the_outside_empty():
-    clip = torch.arange(1, 5.0).view(1, 4, 1, 1).expand(3, 4, 2, 1)
-    positions = torch.tensor([[-1, 0, 0.5, 2.25, 3, 4]])
-    values = transforms.sample(read(clip), positions, torch.tensor([4]))[0, 0, :, 0, 0]
-    assert values.tolist() == [0, 1, 1.5, 3.25, 4, 0]
+def test_sample_interpolates_and_sees_nobody_outside():
+    values, seen = sampled([1.0, 2, 3, 4], [-1, 0, 0.5, 2.25, 3, 4])
+    assert values[1:-1] == [1, 1.5, 3.25, 4] and seen == [False, True, True, True, True, False]
+    values, seen = sampled([1.0, 2, 3, 4], [-1, 0, 1, 2, 3, 4])  # whole numbers
+    assert values[1:-1] == [1, 2, 3, 4] and seen == [False, True, True, True, True, False]
 
 
 def test_sample_never_draws_a_lost_body_towards_the_origin():
-    clip = torch.ones(3, 4, 2, 1)
-    clip[:, 1] = 0  # lost for a frame
-    positions = torch.tensor([[0, 0.25, 0.75, 1, 1.25, 1.75, 2]])
-    values = transforms.sample(read(clip), positions, torch.tensor([4]))
-    assert values[0, 0, :, 0, 0].tolist() == [1, 1, 1, 0, 1, 1, 1]
+    values, seen = sampled([1.0, 0, 1, 1], [0, 0.25, 0.75, 1, 1.25, 1.75, 2])
+    assert values == [1, 1, 1, 0, 1, 1, 1] and seen == [value == 1 for value in values]

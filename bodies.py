@@ -1,0 +1,102 @@
+"""Bodies of clips, as they are kept in memory and as the networks read them: only those that are there.
+
+Most clips show one person, and data sets keep a place for two. Absent bodies are neither stored nor
+computed here. Letters: N clips, M places for bodies in a clip, B bodies that are there, F frames of all
+of them.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Bodies(NamedTuple):
+    """A batch of clips.
+
+    joints  float32 (B, C, T, V), the bodies clip by clip; zeros in frames a body is absent from
+    place   int64 (B,): whose body it is, clip * M + place
+    there   bool (N, M)
+    """
+
+    joints: torch.Tensor
+    place: torch.Tensor
+    there: torch.Tensor
+
+    @classmethod
+    def of(cls, data):
+        """From clips (N, C, T, V, M), zeros for absent bodies."""
+        there = (data != 0).flatten(1, 3).any(1)
+        place = there.flatten().nonzero()[:, 0]
+        return cls(data.permute(0, 4, 1, 2, 3)[there], place, there)
+
+    def dense(self):
+        """-> clips (N, C, T, V, M), zeros for absent bodies."""
+        return self.scatter(self.joints).permute(0, 2, 3, 4, 1).contiguous()
+
+    def scatter(self, values):
+        """Something of each body (B, ...) -> (N, M, ...), zeros for absent bodies."""
+        count, places = self.there.shape
+        dense = values.new_zeros(count * places, *values.shape[1:])
+        return dense.index_copy(0, self.place, values).unflatten(0, (count, places))
+
+    @property
+    def clip(self):
+        """(B,) the clip of each body."""
+        return self.place // self.there.shape[1]
+
+    def to(self, device):
+        return Bodies(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Tracks(NamedTuple):
+    """All bodies of many clips, the frames of each body one after the other.
+
+    joints  float32 (F, C V)
+    seen    bool (F,): the body is in the frame
+    start   int64 (N, M): where the frames of each body begin; -1: the clip has no such body
+    size    float32 (N,): mean length of the bones of all bodies in all frames; 1 where there are none
+    """
+
+    joints: torch.Tensor
+    seen: torch.Tensor
+    start: torch.Tensor
+    size: torch.Tensor
+
+    @classmethod
+    def of(cls, data, count, bones):
+        """From the frames of clips end to end (frames, C, V, M), their number in each clip (N,), and
+        the pairs of joints (joint, parent) that bones tie together."""
+        clip = torch.arange(len(count)).repeat_interleave(count)
+        seen = (data != 0).flatten(1, 2).any(1)  # (frames, M)
+        there = torch.zeros(len(count), seen.shape[1]).index_add_(0, clip, seen.float()) > 0
+        length = count[:, None] * there
+        start = (length.T.flatten().cumsum(0) - length.T.flatten()).view(-1, len(count)).T
+        frames = there[clip]  # (frames, M): those of bodies that are in the clip
+        rows = frames.T.nonzero()  # body after body
+        joints = data.permute(3, 0, 1, 2)[rows[:, 0], rows[:, 1]]  # (F, C, V)
+        seen = seen.T[frames.T]
+
+        joint, parent = map(list, zip(*bones, strict=True))
+        # (torch.norm over a strided dimension is many times slower)
+        bone = (joints[:, :, joint] - joints[:, :, parent]).square().sum(1).sqrt().mean(1)
+        total = torch.zeros(len(count)).index_add_(0, clip[rows[:, 1]], bone * seen)
+        number = torch.zeros(len(count)).index_add_(0, clip[rows[:, 1]], seen.float())
+        size = total / number.clamp(min=1)
+        size = torch.where(size > 0, size, 1.0)
+        return cls(joints.flatten(1), seen, torch.where(there, start, -1), size)
+
+    @classmethod
+    def join(cls, many):
+        """Tracks of clips after Tracks of clips -> Tracks."""
+        joints, seen, starts, size = zip(*many, strict=True)
+        before = torch.tensor([0, *map(len, joints)]).cumsum(0)
+        starts = [
+            torch.where(start < 0, -1, start + b) for start, b in zip(starts, before, strict=False)
+        ]
+        return cls(torch.cat(joints), torch.cat(seen), torch.cat(starts), torch.cat(size))
+
+    def to(self, device):
+        """Everything but `start`, which says on the host how many bodies a batch has."""
+        return self._replace(
+            **{name: getattr(self, name).to(device) for name in ("joints", "seen", "size")}
+        )
