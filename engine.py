@@ -55,6 +55,7 @@ class Sampler:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.clips, self.batch_size = torch.as_tensor(clips, dtype=torch.int64), batch_size
         self.generator = generator
+        self.done = 0  # batches that the next epoch leaves out, because they are trained on already
 
     def __len__(self):
         return -(-len(self.clips) // self.batch_size)
@@ -70,7 +71,8 @@ class Sampler:
             clips = clips[torch.randperm(len(clips), generator=self.generator)]
             seeds = torch.randint(2**62, (len(self),), generator=self.generator) + rank
             seeds = seeds.tolist()
-        for batch, seed in zip(clips.split(self.batch_size), seeds, strict=False):
+        batches = list(zip(clips.split(self.batch_size), seeds, strict=False))[self.done :]
+        for batch, seed in batches:
             # A process without a share runs along with a clip that does not count.
             yield batch[mine(len(batch))] if rank < len(batch) else batch[:1], seed
 
@@ -108,8 +110,14 @@ def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu"):
     if not workers:
         return batches
     pin = torch.device(device).type == "cuda"
+    # (Its own generator: it would take a number from the global one each epoch.)
     return DataLoader(
-        batches, sampler=batches.sampler, batch_size=None, num_workers=workers, pin_memory=pin
+        batches,
+        sampler=batches.sampler,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),
     )
 
 
@@ -165,7 +173,8 @@ def train_epoch(
     """One pass over the training clips; returns metrics (see `Metrics`) of the training scores.
 
     precision  "bfloat16": the networks compute with half the bits (autocast)
-    stop       function that says whether to stop: raises Interrupted after the step that is under way
+    stop       function that says whether to stop: raises Interrupted after the step that is under way,
+               if it is not the last
     progress   of an interrupted epoch: go on with it
 
     The loss is the sum of both streams' cross entropies: they share no weights, so this trains each
@@ -181,9 +190,9 @@ def train_epoch(
         metrics.sums = progress["sums"].to(device)
     sizes = batches.sampler.sizes()
     failed = torch.full((), len(sizes), device=device)  # the first step whose loss is not finite
-    steps = skip(batches, done)
-    for step, (data, label) in enumerate(tqdm(steps, description, len(sizes), leave=False,
-                                              initial=done, disable=None), done):  # fmt: skip
+    batches.sampler.done = done
+    shown = tqdm(batches, description, len(sizes), leave=False, initial=done, disable=None)
+    for step, (data, label) in enumerate(shown, done):
         data, label = data.to(device), label.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             scores = model(data)
@@ -197,25 +206,13 @@ def train_epoch(
         failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
         if count:
             metrics.add(scores, label)
-        if stop and stop():
+        if stop and step + 1 < len(sizes) and stop():
             raise Interrupted({"step": step + 1, "sums": metrics.sums.cpu(), "clips": metrics.clips})
     if parallel_size() > 1:
         distributed.all_reduce(failed, distributed.ReduceOp.MIN)
     if failed < len(sizes):
         raise FloatingPointError(f"the loss is not finite in step {int(failed) + 1} of {len(sizes)}")
     return metrics.results()
-
-
-def skip(batches, count):
-    """The batches after the first `count`, which are not made again."""
-    if not count:
-        return batches
-    sampler = list(batches.sampler)[count:]
-    if isinstance(batches, Batches):
-        return map(batches.__getitem__, sampler)
-    return DataLoader(
-        batches.dataset, sampler=sampler, batch_size=None, num_workers=batches.num_workers
-    )
 
 
 @torch.no_grad()

@@ -102,6 +102,51 @@ def test_resuming_equals_no_interruption(config, workers):
     assert_same_run(whole, broken)
 
 
+class StopAt:
+    """Asks training to stop the so-manieth time it is asked: after steps, the last of an epoch after
+    its evaluation."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self):
+        self.steps -= 1
+        return self.steps <= 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("steps", [1, 4, 6])  # within an epoch of four, at its end, in the next
+def test_a_run_stopped_at_a_step_goes_on_there(config, workers, steps):
+    whole = train.main(config)
+    broken = replace(config, name="broken", workers=workers)
+    with pytest.raises(engine.Interrupted):
+        train.main(broken, stop=StopAt(steps))
+    folder = whole.parent / "broken"
+    assert len(log_of(folder)) == load(folder)["epoch"] == steps // 4
+    progress = load(folder)["progress"]
+    assert (progress["step"] if progress else 0) == steps % 4
+    torch.manual_seed(99)
+    train.main(broken, resume=True)
+    assert_same_run(whole, folder)
+
+
+def test_worker_processes_change_nothing(config):
+    one, two = train.main(config), train.main(replace(config, name="workers", workers=2))
+    assert_same_run(one, two)
+
+
+def test_half_the_bits_give_nearly_the_same_loss(config):
+    config = replace(config, epochs=1, units=32, dropout=0.0)
+    whole = log_of(train.main(config))[0]
+    half = log_of(train.main(replace(config, name="half", precision="bfloat16")))[0]
+    for part in ("train", "held_out"):
+        for stream in engine.STREAMS:
+            assert half[part][stream]["loss"] == pytest.approx(whole[part][stream]["loss"], rel=0.01)
+    assert half != whole
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        train.main(replace(config, name="quarter", precision="fp4"))
+
+
 @pytest.mark.parametrize("held_out", [0.3, 0.0])
 @pytest.mark.parametrize("stopped_at", ["log.jsonl", "best.pt", "last.pt"])
 def test_resuming_after_a_stop_while_saving(config, monkeypatch, held_out, stopped_at):
