@@ -3,8 +3,15 @@
 import inspect
 import json
 import math
+import os
+import random
 import shutil
-from dataclasses import replace
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +22,7 @@ from feeder import Feeder
 from model import Scores, TwoStreamRNN
 from storage import part_files, read_meta
 
+ROOT = Path(train.__file__).parent
 TINY = {
     "units": 12, "part_units": 6, "window": 16, "spatial_window": 16, "batch_size": 5, "epochs": 4,
     "milestones": (2, 3), "held_out": 0.3, "seed": 3,
@@ -410,3 +418,110 @@ def test_meta_json_of_other_data(config):
         json.dump(meta, file)
     with pytest.raises(ValueError, match=r"meta\.json does not belong"):
         train.main(config)
+
+
+# --- Processes ----------------------------------------------------------------------------------------
+
+KILLED = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+import engine, torch, train
+from pathlib import Path
+torch.set_num_threads(1)
+killer = threading.Timer(float(sys.argv[3]), os.kill, (os.getpid(), 9))
+train_epoch = engine.train_epoch
+
+def first(*arguments):
+    engine.train_epoch = train_epoch
+    killer.start()
+    return train_epoch(*arguments)
+
+engine.train_epoch = first
+resume = (Path("checkpoints/killed/last.pt")).exists()
+train.main(train.Config(**eval(sys.argv[2])), resume, not resume)
+"""
+
+
+@pytest.fixture
+def one_thread():
+    """Sums come out the same only if they are shared out in the same way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system that kills processes")
+def test_killed_ten_times_and_resumed(config, one_thread):
+    """kill -9 at random moments, while it saves too."""
+    config = replace(config, epochs=100)
+    began = time.perf_counter()
+    whole = train.main(config)
+    taken = time.perf_counter() - began
+    killed = replace(config, name="killed")
+    rng, log = random.Random(0), whole.parent / "killed/log.jsonl"
+    for _ in range(10):
+        command = [sys.executable, "-c", KILLED, str(ROOT), repr(asdict(killed)),
+                   str(rng.uniform(0, 0.1) * taken)]  # fmt: skip
+        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    # It got somewhere, and was killed on the way every time.
+    assert 5 < len(log.read_text().splitlines()) < 100
+    train.main(killed, resume=True)
+    assert_same_run(whole, log.parent)
+
+
+@pytest.mark.parametrize("batch_size", [5, 8])  # the last batch of one clip: nothing for the second
+def test_two_processes_train_as_one(config, batch_size):
+    """Over gloo: the same parameters, each clip seen once an epoch, metrics over both."""
+    config = replace(config, dropout=0.0, crop=(1.0, 1.0), rotate=(0.0, 0.0, 0.0), scale=0.0,
+                     shear=0.0, batch_size=batch_size)  # fmt: skip
+    one = train.main(config)
+    options = []
+    for field, value in asdict(replace(config, name="two")).items():
+        if isinstance(value, bool):
+            options.append(f"--{field}" if value else f"--no-{field}")
+        else:
+            options += [f"--{field}", *map(str, value if isinstance(value, tuple) else [value])]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               ROOT / "train.py", *options]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   1") == 1 and "2 x" in done.stdout
+    two = one.parent / "two"
+    a, b = load(one), load(two)
+    assert len(b["random"]) == 2
+    for name, value in a["model"].items():
+        torch.testing.assert_close(b["model"][name], value, atol=1e-5, rtol=0)
+    for x, y in zip(log_of(one), log_of(two), strict=True):
+        for part in ("train", "held_out"):
+            for stream in engine.STREAMS:
+                assert y[part][stream] == pytest.approx(x[part][stream], abs=1e-5)
+
+
+SHARED = ("data", "units", "part_units", "window", "spatial_window", "held_out", "seed", "device")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(config, number):
+    options = [f"--{field}={getattr(config, field)}" for field in SHARED]
+    command = [sys.executable, ROOT / "train.py", "--name=stopped", "--batch_size=1", *options]
+    process = subprocess.Popen(
+        [*command, "--epochs=1000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # (a background job ignores Ctrl-C, and what it starts does too)
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    log = Path("checkpoints/stopped/log.jsonl")
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in said
+    assert "everything is saved; go on with: python train.py --name stopped --resume" in said
+    epoch = load(log.parent)["epoch"]
+    subprocess.run([*command, f"--epochs={epoch + 1}", "--resume"], check=True, capture_output=True)
+    assert load(log.parent)["epoch"] == epoch + 1
