@@ -12,6 +12,7 @@ batch, S steps of a recurrent network, F features. The paper's words mean the sa
 spatial RNN, stacked and hierarchical, chain and traversal sequence.
 """
 
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -98,18 +99,17 @@ class TwoStreamRNN(nn.Module):
                 f"clips of {joints} joints with {channels} coordinates; this model reads {self.joints} "
                 f"with {self.channels}: another layout than it was made for?"
             )
-        return Scores(
-            self.temporal_classifier(self.dropout(self._fuse(self.temporal, bodies))),
-            self.spatial_classifier(self.dropout(self._fuse(self.spatial, bodies))),
-        )
-
-    def _fuse(self, stream, bodies):
-        """Run a stream over all bodies and fuse those of each clip -> (N, F)."""
-        joints, there = bodies.joints, bodies.there
-        if len(joints):
-            features = bodies.scatter(stream(joints).float())  # (N, M, F)
+        streams = (self.temporal, self.spatial)
+        if len(bodies.joints):
+            read = together([partial(stream, bodies.joints) for stream in streams])  # (B, F) each
         else:
-            features = joints.new_zeros(*there.shape, stream.features)
+            read = [bodies.joints.new_zeros(0, stream.features) for stream in streams]
+        temporal, spatial = (self.dropout(self._fuse(features, bodies)) for features in read)
+        return Scores(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
+
+    def _fuse(self, features, bodies):
+        """Features of all bodies (B, F) -> of the clips (N, F)."""
+        features, there = bodies.scatter(features.float()), bodies.there  # (N, M, F)
         if self.body_fusion == "mean":
             return features.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
         # An absent body must not win over negative features; nobody at all gives zeros.
@@ -152,7 +152,9 @@ class TemporalRNN(nn.Module):
         frames = bodies.permute(0, 2, 3, 1)  # (B, T, V, C)
         if self.parts:
             parts = zip(self.parts, self.joints, strict=True)
-            read = [part.steps(frames[:, :, joints].flatten(2)) for part, joints in parts]
+            read = together(
+                [partial(part.steps, frames[:, :, joints].flatten(2)) for part, joints in parts]
+            )
             return self.body(self.dropout(torch.cat(read, 2)))
         return self.body(frames.flatten(2))  # (B, T, V C)
 
@@ -226,6 +228,31 @@ class Reader(nn.Module):
             return said.mean(1)
         # Where each direction has read everything: the last step forward, the first backward.
         return torch.cat((said[:, -1, : self.units], said[:, 0, self.units :]), 1)
+
+
+def together(calls):
+    """What functions return, each a functools.partial of a tensor. A GPU computes them at once: a
+    small LSTM alone leaves most of it idle."""
+    device = calls[0].args[0].device
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if device.type != "cuda" or shared:  # (processes that train together sum gradients in one stream)
+        return [call() for call in calls]
+    here, results = torch.cuda.current_stream(device), []
+    streams = _streams(len(calls), device)
+    for call, stream in zip(calls, streams, strict=True):
+        stream.wait_stream(here)
+        call.args[0].record_stream(stream)
+        with torch.cuda.stream(stream):
+            results.append(call())
+    for result, stream in zip(results, streams, strict=True):
+        here.wait_stream(stream)
+        result.record_stream(here)
+    return results
+
+
+@cache
+def _streams(count, device):
+    return [torch.cuda.Stream(device) for _ in range(count)]
 
 
 class Dropout(nn.Module):

@@ -53,6 +53,8 @@ def main():
     parser.add_argument("--temporal_weight", type=float, help="of the temporal stream in the fusion")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--device", default="", help="default: the GPU when there is one")
+    parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32",
+                        help="bfloat16: half the bits, where the device has them")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--mmap", action="store_true", help="leave the data on disk")
     arguments = parser.parse_args()
@@ -71,7 +73,7 @@ def main():
         if not arguments.mmap and not arguments.workers:
             feeder.to(device)
         batches = engine.loader(feeder, clips, arguments.batch_size, None, arguments.workers, device)
-        results, posterior, label = engine.evaluate(model, batches, device, "test")
+        results, posterior, label = engine.evaluate(model, batches, device, "test", arguments.precision)
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
 

@@ -420,6 +420,53 @@ def test_meta_json_of_other_data(config):
         train.main(config)
 
 
+# --- GPU ----------------------------------------------------------------------------------------------
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@GPU
+@pytest.mark.parametrize("precision", engine.PRECISIONS)
+def test_nothing_in_an_epoch_waits_for_the_gpu(config, precision):
+    device = torch.device("cuda")
+    feeder, meta = train.open_data(config)
+    model = TwoStreamRNN(feeder.layout, len(meta["classes"]), units=16, part_units=8, spatial_window=16)
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    batches = engine.loader(feeder.to(device), range(20), 4, torch.Generator().manual_seed(0))
+
+    def run():
+        steps = iter(range(10))
+
+        def stop():
+            if next(steps) == 3:
+                torch.cuda.set_sync_debug_mode(0)
+                return True
+            return False
+
+        with pytest.raises(engine.Interrupted):
+            engine.train_epoch(model, batches, optimizer, device, "", precision, stop)
+
+    run()  # what is done once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode(0)
+
+
+@GPU
+@pytest.mark.parametrize("precision", engine.PRECISIONS)
+def test_a_gpu_learns_the_same(config, precision):
+    """Without anything random, with overlapping streams, the losses agree with the CPU's."""
+    still = {"dropout": 0.0, "crop": (1.0, 1.0), "rotate": (0.0,) * 3, "scale": 0.0, "shear": 0.0}
+    here = log_of(train.main(replace(config, **still)))
+    there = log_of(train.main(replace(config, **still, name="gpu", device="cuda", precision=precision)))
+    for one, two in zip(here, there, strict=True):
+        for stream in engine.STREAMS:
+            assert two["train"][stream]["loss"] == pytest.approx(one["train"][stream]["loss"], rel=0.02)
+
+
 # --- Processes ----------------------------------------------------------------------------------------
 
 KILLED = """
