@@ -67,23 +67,29 @@ class Tracks(NamedTuple):
         """From the frames of clips end to end (frames, C, V, M), their number in each clip (N,), and
         the pairs of joints (joint, parent) that bones tie together."""
         clip = torch.arange(len(count)).repeat_interleave(count)
-        seen = (data != 0).flatten(1, 2).any(1)  # (frames, M)
-        there = torch.zeros(len(count), seen.shape[1]).index_add_(0, clip, seen.float()) > 0
-        length = count[:, None] * there
-        start = (length.T.flatten().cumsum(0) - length.T.flatten()).view(-1, len(count)).T
-        frames = there[clip]  # (frames, M): those of bodies that are in the clip
-        rows = frames.T.nonzero()  # body after body
-        joints = data.permute(3, 0, 1, 2)[rows[:, 0], rows[:, 1]]  # (F, C, V)
-        seen = seen.T[frames.T]
+        joints, seen, clips, starts, rows = [], [], [], [], 0
+        for body in data.unbind(3):
+            body = body.flatten(1)  # (frames, C V)
+            there = torch.zeros(len(count), dtype=torch.bool)
+            there[clip[(visible := (body != 0).any(1))]] = True
+            frames = there[clip]
+            length = count * there
+            starts.append(torch.where(there, rows + length.cumsum(0) - length, -1))
+            rows += int(length.sum())
+            joints.append(body[frames])
+            seen.append(visible[frames])
+            clips.append(clip[frames])
+        joints, seen, clip = map(torch.cat, (joints, seen, clips))
 
-        joint, parent = map(list, zip(*bones, strict=True))
-        # (torch.norm over a strided dimension is many times slower)
-        bone = (joints[:, :, joint] - joints[:, :, parent]).square().sum(1).sqrt().mean(1)
-        total = torch.zeros(len(count)).index_add_(0, clip[rows[:, 1]], bone * seen)
-        number = torch.zeros(len(count)).index_add_(0, clip[rows[:, 1]], seen.float())
+        ends = torch.zeros(data.shape[2], len(bones))  # joints times this: bones
+        for i, (joint, parent) in enumerate(bones):
+            ends[joint, i], ends[parent, i] = 1, -1
+        bone = (joints.unflatten(1, data.shape[1:3]) @ ends).square().sum(1).sqrt().mean(1)
+        total = torch.zeros(len(count)).index_add_(0, clip, bone * seen)
+        number = torch.zeros(len(count)).index_add_(0, clip, seen.float())
         size = total / number.clamp(min=1)
         size = torch.where(size > 0, size, 1.0)
-        return cls(joints.flatten(1), seen, torch.where(there, start, -1), size)
+        return cls(joints, seen, torch.stack(starts, 1), size)
 
     @classmethod
     def join(cls, many):
