@@ -165,7 +165,7 @@ def limits(device):
             multiply = [lambda a=a, b=b: a @ b, lambda a=a, b=b: nn.functional.linear(a.to_mkldnn(), b)]
         else:
             multiply = [lambda a=a, b=b: a @ b]
-        best = min(min(seconds(way, device, 10, 3)) for way in multiply)
+        best = min(min(seconds(way, device, 50, 10)) for way in multiply)
         found[f"{name}_operations"] = 2 * size**3 / best
     data = torch.ones(2**26, device=device)
     out = torch.empty_like(data)
