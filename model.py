@@ -135,13 +135,16 @@ class TemporalRNN(nn.Module):
         super().__init__()
         check("temporal", kind, TEMPORAL)
         self.parts = nn.ModuleList()
-        self.joints = [list(joints) for joints in layout.parts.values()]
+        self.sizes = [len(joints) for joints in layout.parts.values()]
+        # (A buffer lies where the weights do; a list would be sent to the GPU for every batch.)
+        joints = [joint for part in layout.parts.values() for joint in part]
+        self.register_buffer("joints", torch.tensor(joints), persistent=False)
         inputs = channels * len(layout.joints)
         if kind == "hierarchical":
             if layers < 2:
                 raise ValueError("the hierarchical temporal RNN needs layers >= 2: parts, then body")
-            for joints in self.joints:
-                self.parts.append(Reader(channels * len(joints), part_units, 1, bidirectional))
+            for size in self.sizes:
+                self.parts.append(Reader(channels * size, part_units, 1, bidirectional))
             inputs, layers = sum(part.features for part in self.parts), layers - 1
         self.dropout = Dropout(dropout)
         self.body = Reader(inputs, units, layers, bidirectional, dropout, pooling)
@@ -151,10 +154,9 @@ class TemporalRNN(nn.Module):
         """Bodies (B, C, T, V) -> features (B, F)."""
         frames = bodies.permute(0, 2, 3, 1)  # (B, T, V, C)
         if self.parts:
-            parts = zip(self.parts, self.joints, strict=True)
-            read = together(
-                [partial(part.steps, frames[:, :, joints].flatten(2)) for part, joints in parts]
-            )
+            ways = frames.index_select(2, self.joints).split(self.sizes, 2)
+            parts = zip(self.parts, ways, strict=True)
+            read = together([partial(part.steps, way.flatten(2)) for part, way in parts])
             return self.body(self.dropout(torch.cat(read, 2)))
         return self.body(frames.flatten(2))  # (B, T, V C)
 
@@ -172,7 +174,8 @@ class SpatialRNN(nn.Module):
                  channels):  # fmt: skip
         super().__init__()
         check("spatial", kind, SPATIAL)
-        self.order = list(layout.chain if kind == "chain" else layout.traversal)
+        order = layout.chain if kind == "chain" else layout.traversal
+        self.register_buffer("order", torch.tensor(order), persistent=False)
         self.window = window
         self.reader = Reader(channels * window, units, layers, bidirectional, dropout, pooling)
         self.features = self.reader.features
@@ -188,7 +191,7 @@ class SpatialRNN(nn.Module):
         count = -(-frames // self.window)
         starts = torch.linspace(0, frames - self.window, count).long().tolist()
         ways = torch.stack([bodies[:, :, at : at + self.window] for at in starts], 1)
-        steps = ways.permute(0, 1, 4, 2, 3).flatten(3)[:, :, self.order]  # (B, windows, S, C window)
+        steps = ways.permute(0, 1, 4, 2, 3).flatten(3).index_select(2, self.order)
         return self.reader(steps.flatten(0, 1)).unflatten(0, (-1, count)).mean(1)
 
 

@@ -56,8 +56,8 @@ def random_matrix(count, rotate=(0, 0, 0), scale=0.0, sheared=0.0, generator=Non
     sheared  the six shear amounts are drawn from [-sheared, sheared]
     """
     draw = {"generator": generator, "device": device}
-    largest = torch.tensor(rotate, dtype=torch.float32, device=device)
-    turn = rotation(largest * uniform(-1, 1, (count, 3), **draw))
+    angles = uniform(-1, 1, (count, 3), **draw).unbind(1)
+    turn = rotation(torch.stack([a * largest for a, largest in zip(angles, rotate, strict=True)], 1))
     stretch = scaling(uniform(1 - scale, 1 + scale, (count, 3), **draw))
     return shear(uniform(-sheared, sheared, (count, 6), **draw)) @ stretch @ turn
 
@@ -100,7 +100,9 @@ def drawn(value, count, generator=None, device=None):
     """(N,) numbers: `value` itself, or drawn for each clip where it is a pair (low, high)."""
     if isinstance(value, (tuple, list)):
         return uniform(*value, count, generator, device)
-    return torch.as_tensor(value, dtype=torch.float32, device=device).expand(count)
+    if isinstance(value, torch.Tensor):
+        return value.expand(count)
+    return torch.full((count,), float(value), device=device)
 
 
 def crop(num_frame, window, cut=0.5, place=0.0, generator=None):
