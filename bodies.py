@@ -7,6 +7,7 @@ of them.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -15,7 +16,8 @@ class Bodies(NamedTuple):
 
     joints  float32 (B, C, T, V), the bodies clip by clip; zeros in frames a body is absent from
     place   int64 (B,): whose body it is, clip * M + place
-    there   bool (N, M)
+    there   bool (N, M): who is to be seen in the frames of the batch; a body may be in the clip and not
+            in a window of it
     """
 
     joints: torch.Tensor
@@ -92,14 +94,19 @@ class Tracks(NamedTuple):
         return cls(joints, seen, torch.stack(starts, 1), size)
 
     @classmethod
-    def join(cls, many):
-        """Tracks of clips after Tracks of clips -> Tracks."""
-        joints, seen, starts, size = zip(*many, strict=True)
-        before = torch.tensor([0, *map(len, joints)]).cumsum(0)
-        starts = [
-            torch.where(start < 0, -1, start + b) for start, b in zip(starts, before, strict=False)
-        ]
-        return cls(torch.cat(joints), torch.cat(seen), torch.cat(starts), torch.cat(size))
+    def join(cls, many, most):
+        """Tracks of clips after Tracks of clips, with `most` frames at most -> Tracks. What comes is
+        laid into one array, which is shortened in place: memory is never needed twice."""
+        joints, rows, others = None, 0, []
+        for tracks in many:
+            if joints is None:
+                joints = np.empty((most, tracks.joints.shape[1]), np.float32)
+            joints[rows : rows + len(tracks.joints)] = tracks.joints
+            start = torch.where(tracks.start < 0, -1, tracks.start + rows)
+            others.append((tracks.seen, start, tracks.size))
+            rows += len(tracks.joints)
+        joints.resize((rows, joints.shape[1]), refcheck=False)
+        return cls(torch.from_numpy(joints), *map(torch.cat, zip(*others, strict=True)))
 
     def to(self, device):
         """Everything but `start`, which says on the host how many bodies a batch has."""

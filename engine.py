@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from model import TwoStreamRNN
+from model import Scores, TwoStreamRNN
 from skeleton import Layout
 
 # The system hands out large tensors in large pages: on a CPU a third of the time of a training step.
@@ -23,6 +24,8 @@ STREAMS = ("temporal", "spatial", "fused")
 def open_device(name=""):
     """A torch.device by name; "": the GPU when there is one. ValueError where it cannot be used."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda":  # of several processes each has its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -47,7 +50,8 @@ class Sampler:
     batch_size  clips of a batch, over all processes that train together
     generator   shuffles the clips and draws the seeds, each epoch anew; None: in order, seeds None
 
-    The generator alone decides what is fed: neither the number of worker processes nor the device does.
+    The generator alone decides which clips are fed when, and, for batches made on a CPU, how they are
+    transformed, whatever the number of worker processes; a GPU draws other numbers from the same seeds.
     """
 
     def __init__(self, clips, batch_size, generator=None):
@@ -110,15 +114,21 @@ def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu"):
     if not workers:
         return batches
     pin = torch.device(device).type == "cuda"
-    # (Its own generator: it would take a number from the global one each epoch.)
     return DataLoader(
         batches,
         sampler=batches.sampler,
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,
-        generator=torch.Generator(),
+        worker_init_fn=ignore_signals,
+        generator=torch.Generator(),  # (it would take a number from the global one each epoch)
     )
+
+
+def ignore_signals(_):
+    """Worker processes leave it to the main one to end them when the whole group is told to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 # --- Several processes (torchrun) ---------------------------------------------------------------------
@@ -135,23 +145,21 @@ def parallel_rank():
 
 
 def join_parallel(device):
-    """Join the processes that torchrun started, if it did -> the device of this one."""
+    """Join the processes that torchrun started, if it did."""
     if "LOCAL_RANK" not in os.environ:
-        return device
+        return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return device
+    # CPU tensors go over gloo, so that the processes can agree without waiting for their GPUs.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
 def agreed(wish):
     """Whether any of the processes wishes it."""
-    if parallel_size() == 1:
-        return bool(wish)
-    wishes = [None] * parallel_size()
-    distributed.all_gather_object(wishes, bool(wish))
-    return any(wishes)
+    wish = torch.tensor(int(bool(wish)))
+    if parallel_size() > 1:
+        distributed.all_reduce(wish, distributed.ReduceOp.MAX)
+    return bool(wish)
 
 
 # --- Epochs -------------------------------------------------------------------------------------------
@@ -173,8 +181,8 @@ def train_epoch(
     """One pass over the training clips; returns metrics (see `Metrics`) of the training scores.
 
     precision  "bfloat16": the networks compute with half the bits (autocast)
-    stop       function that says whether to stop: raises Interrupted after the step that is under way,
-               if it is not the last
+    stop       function that says whether to stop: raises Interrupted after the step that is under way
+               (several processes look every 16 steps), if it is not the last
     progress   of an interrupted epoch: go on with it
 
     The loss is the sum of both streams' cross entropies: they share no weights, so this trains each
@@ -183,12 +191,14 @@ def train_epoch(
     """
     device = torch.device(device)
     model.train()
-    metrics = Metrics(getattr(model, "module", model))
-    done = 0
-    if progress:
-        done, metrics.clips = progress["step"], progress["clips"]
-        metrics.sums = progress["sums"].to(device)
+    metrics = Metrics(getattr(model, "module", model), device)
+    done = progress["step"] if progress else 0
+    if progress and parallel_rank() == 0:
+        metrics.sums += progress["sums"].to(device)
     sizes = batches.sampler.sizes()
+    every = 1 if parallel_size() == 1 else 16
+    # With bfloat16 cuDNN's LSTMs compute in float16, where gradients this small would be lost.
+    enlarged = 1024 if (device.type, precision) == ("cuda", "bfloat16") else 1
     failed = torch.full((), len(sizes), device=device)  # the first step whose loss is not finite
     batches.sampler.done = done
     shown = tqdm(batches, description, len(sizes), leave=False, initial=done, disable=None)
@@ -197,21 +207,26 @@ def train_epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             scores = model(data)
         count = len(range(sizes[step])[mine(sizes[step])])
+        scores, label = Scores(*(stream[:count].float() for stream in scores)), label[:count]
         # The mean over the clips of all processes; their gradients are averaged.
-        loss = sum(cross_entropy(stream.float(), label, reduction="sum") for stream in scores)
-        loss = loss * ((count > 0) * parallel_size() / sizes[step])
+        loss = sum(cross_entropy(stream, label, reduction="sum") for stream in scores)
+        loss = loss * (parallel_size() / sizes[step])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * enlarged).backward()
+        if enlarged > 1:
+            torch._foreach_div_([weights.grad for weights in model.parameters()], enlarged)
         optimizer.step()
         failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
-        if count:
-            metrics.add(scores, label)
-        if stop and step + 1 < len(sizes) and stop():
-            raise Interrupted({"step": step + 1, "sums": metrics.sums.cpu(), "clips": metrics.clips})
+        metrics.add(scores, label)
+        done = step + 1
+        if stop and done % every == 0 and done < len(sizes) and agreed(stop()):
+            break
     if parallel_size() > 1:
         distributed.all_reduce(failed, distributed.ReduceOp.MIN)
     if failed < len(sizes):
         raise FloatingPointError(f"the loss is not finite in step {int(failed) + 1} of {len(sizes)}")
+    if done < len(sizes):
+        raise Interrupted({"step": done, "sums": metrics.total().cpu()})
     return metrics.results()
 
 
@@ -221,16 +236,15 @@ def evaluate(model, batches, device, description="", precision="float32"):
     spatial and fused, labels (N,)), on the CPU; the posteriors are those of this process's clips."""
     device = torch.device(device)
     model.eval()
-    metrics, posteriors, labels = Metrics(getattr(model, "module", model)), [], []
+    metrics, posteriors, labels = Metrics(getattr(model, "module", model), device), [], []
     sizes = batches.sampler.sizes()
     for size, (data, label) in zip(sizes, tqdm(batches, description, leave=False, disable=None),
                                    strict=True):  # fmt: skip
-        label = label.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             scores = metrics.model(data.to(device))
-        if range(size)[mine(size)]:
-            posteriors.append(metrics.add(scores, label))
-            labels.append(label)
+        count = len(range(size)[mine(size)])
+        labels.append(label[:count].to(device, non_blocking=True))
+        posteriors.append(metrics.add(Scores(*(stream[:count] for stream in scores)), labels[-1]))
     return metrics.results(), torch.cat(posteriors).cpu(), torch.cat(labels).cpu()
 
 
@@ -238,9 +252,10 @@ class Metrics:
     """Accuracy, top-5 accuracy (shares of 1) and loss of the two streams and of their fusion:
     sums over clips, of all processes, divided by the number of clips at the end."""
 
-    def __init__(self, model):
+    def __init__(self, model, device):
         self.model = model
-        self.sums, self.clips = 0, 0
+        # Of hits, hits among the first five and losses, each of three streams; and the number of clips.
+        self.sums = torch.zeros(10, dtype=torch.float64, device=device)
 
     def add(self, scores, label):
         """Add a batch; returns its posteriors (N, 3, classes)."""
@@ -253,17 +268,20 @@ class Metrics:
             log = posterior.clamp(min=1e-12).log().transpose(1, 2)
             loss = nll_loss(log, target, reduction="none")
             batch = torch.stack((hits[:, :, 0], hits.any(2), loss)).double()
-            self.sums = self.sums + batch.sum(1)
-            self.clips += len(label)
+            self.sums[:9] += batch.sum(1).flatten()
+            self.sums[9] += len(label)
         return posterior
+
+    def total(self):
+        """The sums over all processes."""
+        sums = self.sums.clone()
+        if parallel_size() > 1:
+            distributed.all_reduce(sums)
+        return sums
 
     def results(self):
         """{"temporal": {"accuracy", "top5", "loss"}, "spatial": ..., "fused": ...}."""
-        sums = torch.cat(
-            (torch.as_tensor(self.sums).flatten(), torch.tensor([self.clips]).to(self.sums))
-        )
-        if parallel_size() > 1:
-            distributed.all_reduce(sums)
+        sums = self.total()
         columns = (sums[:-1] / sums[-1]).view(3, -1).T.tolist()
         return {
             stream: dict(zip(("accuracy", "top5", "loss"), column, strict=True))

@@ -125,12 +125,23 @@ class Feeder(torch.utils.data.Dataset):
                 f"{data_path} has {self.stored.shape[-2]} joints, layout {self.layout.name} has "
                 f"{len(self.layout.joints)}"
             )
+        if origin_transfer == "view" and not (
+            set(BODY_PARTS) <= set(self.layout.parts) and self.channels == 3
+        ):
+            others = ", ".join(origin for origin in ORIGINS if origin != "view")
+            raise ValueError(
+                f"the origin 'view' needs 3D joints in parts called {', '.join(BODY_PARTS)}; "
+                f"{self.layout.name} has {', '.join(self.layout.parts)}, the data {self.channels} "
+                f"coordinates: choose another ({others}), for train.py with --origin, for Feeder with "
+                "origin_transfer"
+            )
         count = min(len(label), 100) if debug else len(label)
         self.name, self.label = self.name[:count], torch.tensor(label[:count])
         self.num_frame = torch.from_numpy(num_frame[:count].astype(np.int64))
         self.begin = self.num_frame.cumsum(0) - self.num_frame  # of each clip, in packed data
         if not mmap:
-            self.tracks = Tracks.join([self._read(some) for some in torch.arange(count).split(256)])
+            some = map(self._read, torch.arange(count).split(256))
+            self.tracks = Tracks.join(some, int(self.num_frame.sum()) * self.places)
             self.stored = None
 
         self.window_size = window_size if window_size > 0 else int(self.num_frame.max())
@@ -153,7 +164,7 @@ class Feeder(torch.utils.data.Dataset):
         return len(self.label)
 
     def __getitem__(self, index):
-        if np.ndim(index) == 0:
+        if np.ndim(index) == 0 and not isinstance(index, slice):
             data, label = self.batch([index])
             return data[0], label[0]
         return self.batch(index)
@@ -198,7 +209,14 @@ class Feeder(torch.utils.data.Dataset):
         What is known on the host, above all how many bodies there are, is found out there, so that a
         GPU is never waited for.
         """
-        index = torch.as_tensor(index, dtype=torch.int64).flatten()
+        if isinstance(index, slice):
+            index = range(len(self))[index]
+        index = torch.as_tensor(index).flatten()
+        if index.dtype == torch.bool:
+            index = index.nonzero()[:, 0]
+        elif index.is_floating_point() and len(index):
+            raise TypeError(f"clip numbers must be whole numbers, not {index.dtype}")
+        index = index.long()
         if self.mmap:
             tracks, rows = self._read(index), torch.arange(len(index))
         else:
@@ -233,14 +251,15 @@ class Feeder(torch.utils.data.Dataset):
         matrix = matrix[clip]
         joints = transforms.apply(joints, matrix, -(matrix @ origin[..., None])[..., 0])
         joints.mul_(seen[:, None, :, None])
-        return bodies._replace(joints=joints), self.label[index]
+        there = bodies.scatter(seen.any(1))  # (in the clip, but not in this window of it)
+        return bodies._replace(joints=joints, there=there), self.label[index]
 
     def _read(self, index):
         """Clip numbers (N,) -> their Tracks, from the disk."""
         count, begin = self.num_frame[index], self.begin[index]
         pairs = list(zip(index.tolist(), begin.tolist(), count.tolist(), strict=True))
         if self.stored.ndim == 5:  # padded
-            frames = [self.stored[i, :, :n].swapaxes(0, 1) for i, _, n in pairs]
+            frames = [self.stored[i, :, :n].swapaxes(0, 1) for i, _, n in pairs or [(0, 0, 0)]]
         elif torch.equal(begin[1:], begin[:-1] + count[:-1]):  # in one piece
             frames = [self.stored[b : b + n] for b, n in ((begin[:1].sum(), count.sum()),)]
         else:
@@ -290,13 +309,6 @@ def body_axes(pose, layout):
     square to y; z completes a right-handed system, so a body facing a Kinect is not turned at all.
     The identity where a pose has no such directions (an absent body).
     """
-    if not set(BODY_PARTS) <= set(layout.parts) or pose.shape[1] != 3:
-        others = ", ".join(origin for origin in ORIGINS if origin != "view")
-        raise ValueError(
-            f"the origin 'view' needs 3D joints in parts called {', '.join(BODY_PARTS)}; {layout.name} "
-            f"has {', '.join(layout.parts)}, the data {pose.shape[1]} coordinates: choose another "
-            f"({others}), for train.py with --origin, for Feeder with origin_transfer"
-        )
     left_arm, right_arm, trunk, left_leg, right_leg = map(layout.tip_first, BODY_PARTS)
 
     def joint(index):

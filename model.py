@@ -99,21 +99,21 @@ class TwoStreamRNN(nn.Module):
                 f"clips of {joints} joints with {channels} coordinates; this model reads {self.joints} "
                 f"with {self.channels}: another layout than it was made for?"
             )
-        streams = (self.temporal, self.spatial)
-        if len(bodies.joints):
-            read = together([partial(stream, bodies.joints) for stream in streams])  # (B, F) each
-        else:
-            read = [bodies.joints.new_zeros(0, stream.features) for stream in streams]
-        temporal, spatial = (self.dropout(self._fuse(features, bodies)) for features in read)
+        present = len(bodies.joints)
+        # Nobody at all is read as somebody who does not count: every weight has its gradient.
+        joints = bodies.joints if present else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
+        read = together([partial(stream, joints) for stream in (self.temporal, self.spatial)])
+        temporal, spatial = (self.dropout(self._fuse(features[:present], bodies)) for features in read)
         return Scores(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
 
     def _fuse(self, features, bodies):
         """Features of all bodies (B, F) -> of the clips (N, F)."""
         features, there = bodies.scatter(features.float()), bodies.there  # (N, M, F)
+        absent = ~there[:, :, None]
         if self.body_fusion == "mean":
-            return features.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
+            return features.masked_fill(absent, 0).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
         # An absent body must not win over negative features; nobody at all gives zeros.
-        highest = features.masked_fill(~there[:, :, None], -torch.inf).amax(1)
+        highest = features.masked_fill(absent, -torch.inf).amax(1)
         return highest.masked_fill(~there.any(1, keepdim=True), 0)
 
     def posterior(self, scores):
@@ -259,7 +259,8 @@ def _streams(count, device):
 
 
 class Dropout(nn.Module):
-    """Values set to zero with probability `share` in training, the others enlarged to the same mean."""
+    """Values set to zero with probability `share` in training (on a CPU rounded to 1/256), the others
+    enlarged to the same mean."""
 
     def __init__(self, share):
         super().__init__()

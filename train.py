@@ -171,9 +171,9 @@ def main(config, resume=False, overwrite=False, stop=None):
         if getattr(config, field) < 1:
             raise ValueError(f"{field}={getattr(config, field)}: must be at least 1")
     check("precision", config.precision, engine.PRECISIONS)
-    device = engine.join_parallel(engine.open_device(config.device))
+    device = engine.open_device(config.device)
+    engine.join_parallel(device)
     alone, writes = engine.parallel_size() == 1, engine.parallel_rank() == 0
-    torch.backends.cuda.matmul.allow_tf32 = True
     torch.manual_seed(config.seed)
     # Decides which clips are fed when, and how they are transformed.
     order = torch.Generator().manual_seed(config.seed)
@@ -229,7 +229,9 @@ def main(config, resume=False, overwrite=False, stop=None):
         step = f", step {progress['step']} of the next," if progress else ""
         print(f"resuming after epoch {epoch}{step} of {config.epochs} with the run's own settings")
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)[:epoch]
-        log.write_text("".join(lines), encoding="utf-8")
+        shorter = log.with_suffix(".partial")
+        shorter.write_text("".join(lines), encoding="utf-8")
+        shorter.replace(log)
     elif writes:
         endings = (".pt", ".pt.partial", "_test.json", "_confusion.png")
         for path in ("curves.png", *(stem + end for stem in ("last", "best") for end in endings)):
@@ -243,7 +245,9 @@ def main(config, resume=False, overwrite=False, stop=None):
         machines = about["device"] if alone else f"{engine.parallel_size()} x {about['device']}"
         print(f"{folder}: {len(training)} clips to train on, {len(held_out)} held out, "
               f"{about['parameters']:,} parameters, on {machines}")  # fmt: skip
-    trained = model if alone else torch.nn.parallel.DistributedDataParallel(model)
+    trained = model
+    if not alone:
+        trained = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
     def save(path):
         contents = {
@@ -277,7 +281,7 @@ def main(config, resume=False, overwrite=False, stop=None):
                 device,
                 title,
                 config.precision,
-                stop if alone else None,
+                stop,
                 progress,
             )
         except engine.Interrupted as interrupted:
@@ -313,6 +317,8 @@ def main(config, resume=False, overwrite=False, stop=None):
     if writes:
         plot.curves([folder], folder / "curves.png")
         print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
+    if not alone:
+        torch.distributed.destroy_process_group()
     return folder
 
 
@@ -374,11 +380,11 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask)
 
-    def ask(self, *_):
-        if self.asked:
+    def ask(self, number, _):
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        print("\ntrain.py: stopping after this step", file=sys.stderr)
+        print("\ntrain.py: stopping", file=sys.stderr)
 
     def __call__(self):
         return self.asked
@@ -387,12 +393,13 @@ class Stop:
 if __name__ == "__main__":
     try:
         config, *how = parse_arguments()
-        main(config, *how, stop=Stop())
-    except (engine.Interrupted, KeyboardInterrupt) as stopped:
-        saved = isinstance(stopped, engine.Interrupted)
-        raise SystemExit(
-            f"\ntrain.py: stopped{', everything is saved' if saved else ''}; go on with: "
-            f"python train.py --name {run_name(config)} --resume"
-        ) from None
+        try:
+            main(config, *how, stop=Stop())
+        except (engine.Interrupted, KeyboardInterrupt) as stopped:
+            saved = isinstance(stopped, engine.Interrupted)
+            raise SystemExit(
+                f"\ntrain.py: stopped{', everything is saved' if saved else ''}; go on with: "
+                f"python train.py --name {run_name(config)} --resume"
+            ) from None
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"train.py: {error}") from error

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from bodies import Bodies
 from feeder import ORIGINS, Feeder, body_axes, first_pose
+from model import TwoStreamRNN
 from skeleton import KINECT_V1, KINECT_V2, Layout
 from transforms import apply, rotation
 
@@ -181,8 +182,35 @@ def test_one_angle_is_for_all_axes(paths):
         assert Feeder(*paths, rand_rotate=angle).transform["rotate"] == (0.3, 0.3, 0.3)
 
 
-def test_an_empty_batch(paths):
-    assert Feeder(*paths, window_size=30)[[]][0].shape == (0, 3, 30, 25, 2)
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_empty_batch(write_part, clips, padded, mmap):
+    feeder = Feeder(*write_part(clips, padded=padded), window_size=30, mmap=mmap)
+    assert feeder[[]][0].shape == (0, 3, 30, 25, 2)
+
+
+def test_clips_by_slice_and_by_mask(paths):
+    feeder = Feeder(*paths, window_size=8)
+    data, _ = feeder[range(5)]
+    assert torch.equal(feeder[1:4][0], data[1:4])
+    assert torch.equal(feeder[np.array([False, True, True, False, False])][0], data[1:3])
+    assert torch.equal(feeder[-1][0], data[4])
+    with pytest.raises(TypeError, match="whole numbers"):
+        feeder[[1.7]]
+    with pytest.raises(IndexError):
+        feeder[5]
+
+
+def test_a_body_outside_of_the_window_does_not_count(write_part, clips):
+    """The second body leaves before the middle of the clip, which is all that is fed."""
+    clip = clips[3].copy()
+    clip[3:, ..., 1] = 0
+    feeder = Feeder(*write_part([clip]), window_size=16, crop_resize=False)
+    bodies, _ = feeder.bodies([0])
+    assert bodies.there.tolist() == [[True, False]]
+    model = TwoStreamRNN(KINECT_V2, 3, units=4, part_units=2, spatial_window=8).eval()
+    for one, two in zip(model(bodies), model(feeder[[0]][0]), strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_a_layout_may_be_given(paths):

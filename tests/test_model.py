@@ -86,6 +86,8 @@ def test_nobody_in_any_clip_is_a_defined_result(fusion):
     assert torch.equal(scores.temporal[0], model.temporal_classifier.bias)
     assert model.posterior(scores).isfinite().all()
     assert torch.equal(model(clips())[0][2], model.temporal_classifier.bias)
+    sum(scores).sum().backward()  # processes that train together wait for each gradient
+    assert all(weights.grad is not None for weights in model.parameters())
 
 
 def test_a_spatial_step_is_a_joint_and_its_way_through_a_window():
@@ -197,7 +199,8 @@ def test_clips_of_another_layout_or_too_short():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @EACH
-def test_cpu_equals_gpu(temporal, spatial):
+def test_cpu_equals_gpu(temporal, spatial, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, data = build(temporal, spatial), clips()
     here = model(data)
     there = model.to("cuda")(data.to("cuda"))
