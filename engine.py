@@ -176,7 +176,16 @@ class Interrupted(Exception):
 
 
 def train_epoch(
-    model, batches, optimizer, device, description="", precision="float32", stop=None, progress=None
+    model,
+    batches,
+    optimizer,
+    device,
+    description="",
+    precision="float32",
+    stop=None,
+    progress=None,
+    label_smoothing=0.0,
+    clip_gradient=0.0,
 ):
     """One pass over the training clips; returns metrics (see `Metrics`) of the training scores.
 
@@ -184,6 +193,8 @@ def train_epoch(
     stop       function that says whether to stop: raises Interrupted after the step that is under way
                (several processes look every 16 steps), if it is not the last
     progress   of an interrupted epoch: go on with it
+    label_smoothing  share of the target that all classes have in equal parts
+    clip_gradient    largest norm of the gradient; 0: any
 
     The loss is the sum of both streams' cross entropies: they share no weights, so this trains each
     alone, and only their posteriors are fused. Nothing waits for the device before the end of the
@@ -209,12 +220,17 @@ def train_epoch(
         count = len(range(sizes[step])[mine(sizes[step])])
         scores, label = Scores(*(stream[:count].float() for stream in scores)), label[:count]
         # The mean over the clips of all processes; their gradients are averaged.
-        loss = sum(cross_entropy(stream, label, reduction="sum") for stream in scores)
+        loss = sum(
+            cross_entropy(stream, label, reduction="sum", label_smoothing=label_smoothing)
+            for stream in scores
+        )
         loss = loss * (parallel_size() / sizes[step])
         optimizer.zero_grad(set_to_none=True)
         (loss * enlarged).backward()
         if enlarged > 1:
             torch._foreach_div_([weights.grad for weights in model.parameters()], enlarged)
+        if clip_gradient:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_gradient)
         optimizer.step()
         failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
         metrics.add(scores, label)

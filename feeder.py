@@ -57,6 +57,10 @@ class Feeder(torch.utils.data.Dataset):
         rand_rotate  largest angle in radians about each axis, or one for each (x, y, z)
         rand_scale   sizes along the axes are drawn from 1 +- this
         rand_shear   shear amounts are drawn from +- this
+    Left and right, for training: how often (0 to 1) a clip is
+        rand_mirror    seen in a mirror, the left joints being the right ones
+        rand_exchange  fed with left and right joints exchanged, as by a sensor that takes a back for a
+                       front; with the origin "view" the body is turned round by that
     debug   only the first 100 clips
     mmap    leave the data on disk and read each batch from there
     layout  the body; default: the one in meta.json beside the data, else a Kinect's by V
@@ -85,6 +89,8 @@ class Feeder(torch.utils.data.Dataset):
         rand_scale=0.0,
         rand_shear=0.0,
         layout=None,
+        rand_mirror=0.0,
+        rand_exchange=0.0,
     ):
         if origin_transfer is False or origin_transfer is None:
             origin_transfer = "none"
@@ -108,6 +114,11 @@ class Feeder(torch.utils.data.Dataset):
             raise ValueError(
                 f"rand_rotate={rand_rotate}, rand_scale={rand_scale}: one angle or three (x, y, z), "
                 "in radians, at most pi, and a scale from 0 to less than 1"
+            )
+
+        if not (0 <= rand_mirror <= 1 and 0 <= rand_exchange <= 1):
+            raise ValueError(
+                f"rand_mirror={rand_mirror}, rand_exchange={rand_exchange}: shares of the clips, 0 to 1"
             )
 
         self.data_path, self.mmap = Path(data_path), mmap
@@ -156,6 +167,13 @@ class Feeder(torch.utils.data.Dataset):
             self.window = {"cut": anywhere if random_choose or random_valid_choose else 0.5}
             self.window["place"] = anywhere if random_shift or random_valid_choose else 0.0
         self.random_move = random_move
+        self.sides = (rand_mirror, rand_exchange)
+        self.other_side = torch.tensor(self.layout.other_side)
+        if any(self.sides) and torch.equal(self.other_side, torch.arange(len(self.other_side))):
+            raise ValueError(
+                f"rand_mirror and rand_exchange need joints called left ... and right ...; layout "
+                f"{self.layout.name} has {', '.join(self.layout.joints)}"
+            )
         if self.channels == 2:
             angles = (0.0, 0.0, angles[2])
         self.transform = {"rotate": angles, "scale": rand_scale, "sheared": rand_shear}
@@ -185,7 +203,7 @@ class Feeder(torch.utils.data.Dataset):
     def without_randomness(self):
         """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
         still = copy.copy(self)
-        still.window, still.transform, still.random_move = {}, {}, False
+        still.window, still.transform, still.random_move, still.sides = {}, {}, False, (0.0, 0.0)
         return still
 
     def to(self, device):
@@ -193,6 +211,7 @@ class Feeder(torch.utils.data.Dataset):
         if self.mmap:
             raise ValueError("memory-mapped data stays on disk: use mmap=False to move it")
         self.tracks, self.label = self.tracks.to(device), self.label.to(device)
+        self.other_side = self.other_side.to(device)
         return self
 
     def batch(self, index, generator=None):
@@ -240,6 +259,12 @@ class Feeder(torch.utils.data.Dataset):
         joints = joints.unflatten(2, (self.channels, -1)).transpose(1, 2).contiguous()  # (B, C, T, V)
         if self.random_move:  # in metres, before anything is normalised
             joints = transforms.random_move(joints, clip, len(index), generator=generator)
+        if any(self.sides):
+            draw = {"generator": generator, "device": device}
+            mirrored, exchanged = (
+                (transforms.uniform(0, 1, len(index), **draw) < share)[clip] for share in self.sides
+            )
+            joints = transforms.exchange(joints, self.other_side, mirrored, exchanged)
         bodies = Bodies(joints, place, there)
         matrix, origin = self._normalise(bodies, seen, tracks.size[rows])
         if origin.dim() > 2:  # a way through the room (B, C, T)

@@ -2,6 +2,7 @@
 moving body along time, the other along the skeleton, and their class posteriors are averaged.
 
     clip (N, C, T, V, M) -- bodies that are present --> (B, C, T, V)
+        what is told of a joint: its position; its motion and its bone too
         temporal RNN   a step is a frame: all joints of the frame        T steps
         spatial RNN    a step is a joint: its way through a time window  V or 2V - 1 steps
     features of a body -> mean over the bodies of the clip -> class scores of each stream
@@ -22,6 +23,7 @@ from bodies import Bodies
 
 TEMPORAL = ("stacked", "hierarchical")
 SPATIAL = ("chain", "traversal")
+INPUTS = ("position", "motion", "bone")
 POOLINGS = ("max", "mean", "last")
 BODY_FUSIONS = ("mean", "max")
 
@@ -42,12 +44,23 @@ class TwoStreamRNN(nn.Module):
     spatial          "chain" or "traversal"
     units            LSTM units of each layer, in each direction
     part_units       the same for the five part networks of the hierarchical stream
-    layers           LSTM layers; the part networks of the hierarchical stream are the first
+    layers           LSTM layers of each stream; the part networks of the hierarchical stream are the
+                     first
     bidirectional    read in both directions
     dropout          between the layers and before the classifier
     pooling          outputs of all steps to one: "max", "mean", or "last" (where reading ended)
     spatial_window   frames of a joint's way that one step of the spatial RNN sees; longer clips are
                      cut into such windows and the features of the windows averaged
+    spatial_stride   frames from one such window to the next, at most; 0: as many as a window has
+    window_layers    how many of the spatial stream's layers, the last ones, read the features of the
+                     windows one after the other, which are averaged otherwise; the layers before,
+                     which read the joints of a window, then have part_units
+    inputs           what the networks are told of a joint: "position", "motion" (from frame to frame),
+                     "bone" (from the joint it hangs on)
+    embedding        features that a step of the spatial RNN is embedded in, with a learned vector for
+                     each joint; 0: the step is read as it is
+    residual         LSTM layers add to what they read, normalised
+    input_dropout    dropout of what the temporal RNN reads
     body_fusion      features of several bodies to one: "mean" or "max"
     temporal_weight  share of the temporal stream in the fused score; may be set after training
     channels         coordinates of a joint
@@ -72,15 +85,29 @@ class TwoStreamRNN(nn.Module):
         body_fusion="mean",
         temporal_weight=0.5,
         channels=3,
+        spatial_stride=0,
+        window_layers=0,
+        inputs=("position",),
+        embedding=0,
+        residual=False,
+        input_dropout=0.0,
     ):
         super().__init__()
         check("body_fusion", body_fusion, BODY_FUSIONS)
+        for name in inputs:
+            check("inputs", name, INPUTS)
         if not 0 <= temporal_weight <= 1:
             raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
         reader = {"layers": layers, "bidirectional": bidirectional, "dropout": dropout}
-        reader |= {"units": units, "pooling": pooling, "channels": channels}
-        self.temporal = TemporalRNN(layout, temporal, part_units=part_units, **reader)
-        self.spatial = SpatialRNN(layout, spatial, window=spatial_window, **reader)
+        reader |= {"units": units, "part_units": part_units, "pooling": pooling, "residual": residual}
+        told = channels * len(inputs)
+        self.temporal = TemporalRNN(layout, temporal, told, input_dropout, **reader)
+        self.spatial = SpatialRNN(
+            layout, spatial, told, spatial_window, spatial_stride, window_layers, embedding, **reader
+        )
+        self.inputs = tuple(inputs)
+        hangs_on = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
+        self.register_buffer("hangs_on", torch.tensor(hangs_on), persistent=False)
         self.dropout = Dropout(dropout)
         self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
@@ -102,9 +129,24 @@ class TwoStreamRNN(nn.Module):
         present = len(bodies.joints)
         # Nobody at all is read as somebody who does not count: every weight has its gradient.
         joints = bodies.joints if present else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
+        joints = self.describe(joints)
         read = together([partial(stream, joints) for stream in (self.temporal, self.spatial)])
         temporal, spatial = (self.dropout(self._fuse(features[:present], bodies)) for features in read)
         return Scores(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
+
+    def describe(self, joints):
+        """Joints (B, C, T, V) -> what the networks are told of them (B, C inputs, T, V). There is no
+        motion into the first frame, nor into or out of frames that a body is absent from."""
+        told = []
+        if "position" in self.inputs:
+            told.append(joints)
+        if "motion" in self.inputs:
+            there = joints.abs().sum((1, 3)) > 0  # (B, T)
+            both = (there[:, 1:] & there[:, :-1])[:, None, :, None]
+            told.append(nn.functional.pad(joints.diff(dim=2) * both, (0, 0, 1, 0)))
+        if "bone" in self.inputs:
+            told.append(joints - joints.index_select(3, self.hangs_on))
+        return torch.cat(told, 1)
 
     def _fuse(self, features, bodies):
         """Features of all bodies (B, F) -> of the clips (N, F)."""
@@ -130,10 +172,12 @@ class TemporalRNN(nn.Module):
                   are read by the LSTM of the whole body
     """
 
-    def __init__(self, layout, kind, units, part_units, layers, bidirectional, dropout, pooling,
-                 channels):  # fmt: skip
+    def __init__(self, layout, kind, channels, input_dropout, units, part_units, layers, bidirectional,
+                 dropout, pooling, residual):  # fmt: skip
         super().__init__()
         check("temporal", kind, TEMPORAL)
+        shared = {"bidirectional": bidirectional, "dropout": dropout, "residual": residual}
+        self.input_dropout = Dropout(input_dropout)
         self.parts = nn.ModuleList()
         self.sizes = [len(joints) for joints in layout.parts.values()]
         # (A buffer lies where the weights do; a list would be sent to the GPU for every batch.)
@@ -144,15 +188,15 @@ class TemporalRNN(nn.Module):
             if layers < 2:
                 raise ValueError("the hierarchical temporal RNN needs layers >= 2: parts, then body")
             for size in self.sizes:
-                self.parts.append(Reader(channels * size, part_units, 1, bidirectional))
+                self.parts.append(Reader(channels * size, part_units, 1, **shared))
             inputs, layers = sum(part.features for part in self.parts), layers - 1
         self.dropout = Dropout(dropout)
-        self.body = Reader(inputs, units, layers, bidirectional, dropout, pooling)
+        self.body = Reader(inputs, units, layers, pooling=pooling, **shared)
         self.features = self.body.features
 
     def forward(self, bodies):
         """Bodies (B, C, T, V) -> features (B, F)."""
-        frames = bodies.permute(0, 2, 3, 1)  # (B, T, V, C)
+        frames = self.input_dropout(bodies.permute(0, 2, 3, 1))  # (B, T, V, C)
         if self.parts:
             ways = frames.index_select(2, self.joints).split(self.sizes, 2)
             parts = zip(self.parts, ways, strict=True)
@@ -170,15 +214,27 @@ class SpatialRNN(nn.Module):
                sequence are neighbours on the body
     """
 
-    def __init__(self, layout, kind, window, units, layers, bidirectional, dropout, pooling,
-                 channels):  # fmt: skip
+    def __init__(self, layout, kind, channels, window, stride, window_layers, embedding, units,
+                 part_units, layers, bidirectional, dropout, pooling, residual):  # fmt: skip
         super().__init__()
         check("spatial", kind, SPATIAL)
+        shared = {"bidirectional": bidirectional, "dropout": dropout, "pooling": pooling}
+        shared["residual"] = residual
         order = layout.chain if kind == "chain" else layout.traversal
         self.register_buffer("order", torch.tensor(order), persistent=False)
-        self.window = window
-        self.reader = Reader(channels * window, units, layers, bidirectional, dropout, pooling)
-        self.features = self.reader.features
+        self.window, self.stride = window, stride or window
+        self.embed, inputs = None, channels * window
+        if embedding:
+            self.embed, inputs = nn.Linear(inputs, embedding), embedding
+            self.joint = nn.Parameter(0.02 * torch.randn(len(layout.joints), embedding))
+        if window_layers >= layers:
+            raise ValueError(f"window_layers={window_layers}: fewer than layers={layers}")
+        lower = part_units if window_layers else units
+        self.reader = Reader(inputs, lower, layers - window_layers, **shared)
+        self.windows = None
+        if window_layers:
+            self.windows = Reader(self.reader.features, units, window_layers, **shared)
+        self.features = (self.windows or self.reader).features
 
     def forward(self, bodies):
         """Bodies (B, C, T, V) -> features (B, F). T is at least the window; longer clips are cut
@@ -188,17 +244,26 @@ class SpatialRNN(nn.Module):
             raise ValueError(
                 f"clips of {frames} frames are shorter than the spatial window of {self.window}"
             )
-        count = -(-frames // self.window)
+        count = 1 - (self.window - frames) // self.stride
         starts = torch.linspace(0, frames - self.window, count).long().tolist()
         ways = torch.stack([bodies[:, :, at : at + self.window] for at in starts], 1)
-        steps = ways.permute(0, 1, 4, 2, 3).flatten(3).index_select(2, self.order)
-        return self.reader(steps.flatten(0, 1)).unflatten(0, (-1, count)).mean(1)
+        ways = ways.permute(0, 1, 4, 2, 3).flatten(3)  # (B, windows, V, C window)
+        if self.embed:
+            ways = torch.relu(self.embed(ways) + self.joint)
+        steps = ways.index_select(2, self.order)
+        read = self.reader(steps.flatten(0, 1)).unflatten(0, (-1, count))  # (B, windows, F)
+        return self.windows(read) if self.windows else read.mean(1)
 
 
 class Reader(nn.Module):
-    """LSTM layers that read a sequence, and the pooling of what they say at its steps."""
+    """LSTM layers that read a sequence, and the pooling of what they say at its steps.
 
-    def __init__(self, inputs, units, layers, bidirectional, dropout=0.0, pooling="max"):
+    residual  each layer adds to what it read, which is brought to the layers' width before the first;
+              a layer reads it normalised
+    """
+
+    def __init__(self, inputs, units, layers, bidirectional, dropout=0.0, pooling="max",
+                 residual=False):  # fmt: skip
         super().__init__()
         check("pooling", pooling, POOLINGS)
         # One module a layer: the dropout between them then draws from torch's own random state,
@@ -206,7 +271,7 @@ class Reader(nn.Module):
         self.features = units * (2 if bidirectional else 1)
         self.layers = nn.ModuleList(
             nn.LSTM(
-                self.features if i else inputs,
+                self.features if i or residual else inputs,
                 units,
                 batch_first=True,
                 bidirectional=bidirectional,
@@ -214,10 +279,18 @@ class Reader(nn.Module):
             for i in range(layers)
         )
         self.dropout = Dropout(dropout)
-        self.units, self.pooling = units, pooling
+        self.units, self.pooling, self.residual = units, pooling, residual
+        if residual:
+            self.enter = nn.Linear(inputs, self.features)
+            self.norms = nn.ModuleList(nn.LayerNorm(self.features) for _ in range(layers + 1))
 
     def steps(self, sequence):
         """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F)."""
+        if self.residual:
+            sequence = self.enter(sequence)
+            for norm, lstm in zip(self.norms, self.layers, strict=False):
+                sequence = sequence + self.dropout(lstm(norm(sequence))[0])
+            return self.norms[-1](sequence)
         for i, lstm in enumerate(self.layers):
             sequence = lstm(self.dropout(sequence) if i else sequence)[0]
         return sequence

@@ -78,6 +78,14 @@ class Layout:
         """(V - 1) pairs (joint, its parent)."""
         return [(j, parent) for j, parent in enumerate(self.parents) if parent != -1]
 
+    @property
+    def other_side(self):
+        """(V,) the joint of the same name on the other side of the body; a joint itself where it has
+        no side."""
+        words = {"left": "right", "right": "left"}
+        names = [" ".join(words.get(word, word) for word in name.split()) for name in self.joints]
+        return [self.joints.index(n) if n in self.joints else j for j, n in enumerate(names)]
+
     @cached_property
     def traversal(self):
         """The joints in the order of a walk over the tree that starts and ends at the root.

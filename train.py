@@ -11,12 +11,15 @@ curves.png. The test part of the data is not touched; that is what test.py is fo
 """
 
 import argparse
+import inspect
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,6 +41,7 @@ class Config:
     name: str = ""  # the run's folder in checkpoints/; "": <data>-<spatial>-<temporal>
     held_out: float = 0.05  # least share of the training clips that chooses best.pt: those of whole
     #                         performers; 0: train on every clip, best.pt is the last epoch
+    held_out_camera: int = 0  # hold out the training clips of this camera instead, as for cross view
     # Network (model.py)
     temporal: str = "hierarchical"  # or "stacked"
     spatial: str = "traversal"  # or "chain"
@@ -48,6 +52,12 @@ class Config:
     dropout: float = 0.5  # between layers and before the classifier
     pooling: str = "max"  # over the steps: "max", "mean" or "last"
     spatial_window: int = 100  # frames of a joint's way in one step of the spatial RNN
+    spatial_stride: int = 0  # frames from one such window to the next; 0: the window's
+    window_layers: int = 0  # of the spatial stream's layers, for the windows one after the other
+    inputs: tuple = ("position",)  # what is told of a joint: "position", "motion", "bone"
+    embedding: int = 0  # features that a step of the spatial RNN is embedded in; 0: none
+    residual: bool = False  # layers add to what they read, normalised
+    input_dropout: float = 0.0  # of what the temporal RNN reads
     body_fusion: str = "mean"  # over the bodies of a clip: "mean" or "max"
     temporal_weight: float = 0.5  # of the temporal stream in the fused score
     # Feeding (feeder.py)
@@ -58,13 +68,19 @@ class Config:
     rotate: tuple = (0.3, 0.3, 0.3)  # 3D transforms: largest angles about x, y, z, radians
     scale: float = 0.1  # 3D transforms: sizes along x, y, z from 1 +- this
     shear: float = 0.1  # 3D transforms: shear amounts from +- this
+    mirror: float = 0.0  # share of the clips that are seen in a mirror
+    exchange: float = 0.0  # share of the clips with left and right exchanged, a back taken for a front
     # Optimisation
     epochs: int = 300
     batch_size: int = 256
     learning_rate: float = 0.001  # of Adam
-    milestones: tuple = (100, 160, 220)  # epochs after which the learning rate drops ...
+    schedule: str = "steps"  # of the learning rate; or "cosine", to zero at the last epoch
+    milestones: tuple = (100, 160, 220)  # "steps": epochs after which it drops ...
     gamma: float = 0.5  # ... by this factor
-    weight_decay: float = 0.0
+    warm_up: int = 0  # epochs in which it grows
+    weight_decay: float = 0.0  # of AdamW; 0: Adam
+    label_smoothing: float = 0.0  # share of the target that all classes have in equal parts
+    clip_gradient: float = 0.0  # largest norm of the gradient; 0: any
     seed: int = 0  # of everything random
     # Machine
     device: str = ""  # "cuda", "cpu"; "": the GPU when there is one
@@ -77,7 +93,16 @@ class Config:
 
 # Named changes to the settings above: `python train.py --setting demo`.
 SETTINGS = {
-    "published": {},
+    "paper": {},
+    # The most accurate found so far, for small data sets; results/README.md tells what each line gives.
+    "full": {
+        "inputs": ("position", "motion", "bone"), "embedding": 64, "input_dropout": 0.2,
+        "residual": True, "layers": 3, "units": 128, "part_units": 64,
+        "window": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
+        "rotate": (0.5, 0.5, 0.5), "mirror": 0.5, "exchange": 0.3,
+        "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warm_up": 3,
+        "weight_decay": 0.01, "label_smoothing": 0.1, "clip_gradient": 1.0,
+    },
     # Two CPU cores, minutes: for small data sets and laptops.
     "small": {
         "units": 128, "part_units": 64, "window": 48, "spatial_window": 48,
@@ -89,6 +114,7 @@ SETTINGS = {
     },
 }  # fmt: skip
 
+SCHEDULES = ("steps", "cosine")
 RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap")  # may differ when a run is resumed
 
 
@@ -115,6 +141,26 @@ def hold_out(performers, share, seed):
     return (~out).nonzero()[:, 0].tolist(), out.nonzero()[:, 0].tolist()
 
 
+def hold_out_camera(meta, camera):
+    """The same by camera: -> (clips of the others, clips of this one)."""
+    cameras = meta.get("camera", {}).get("train", [])
+    if camera not in cameras or len(set(cameras)) < 2:
+        raise ValueError(
+            f"held_out_camera={camera}: the training clips are of the cameras "
+            f"{sorted(set(cameras)) or 'unknown'}"
+        )
+    clips = range(len(cameras))
+    return [i for i in clips if cameras[i] != camera], [i for i in clips if cameras[i] == camera]
+
+
+def learning_rate(config, epoch):
+    """Share of the learning rate in an epoch, counted from 0."""
+    share = min(1, (epoch + 1) / (config.warm_up + 1))
+    if config.schedule == "cosine":
+        return share * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    return share * config.gamma ** sum(epoch >= drop for drop in config.milestones)
+
+
 def open_data(config):
     """The training part of the data -> (Feeder, meta.json)."""
     meta = read_meta(config.data)
@@ -127,6 +173,8 @@ def open_data(config):
         rand_rotate=tuple(config.rotate),
         rand_scale=config.scale,
         rand_shear=config.shear,
+        rand_mirror=config.mirror,
+        rand_exchange=config.exchange,
         mmap=config.mmap,
     )
     meta.setdefault("classes", [str(i) for i in range(int(feeder.label.max()) + 1)])
@@ -171,6 +219,7 @@ def main(config, resume=False, overwrite=False, stop=None):
         if getattr(config, field) < 1:
             raise ValueError(f"{field}={getattr(config, field)}: must be at least 1")
     check("precision", config.precision, engine.PRECISIONS)
+    check("schedule", config.schedule, SCHEDULES)
     device = engine.open_device(config.device)
     engine.join_parallel(device)
     alone, writes = engine.parallel_size() == 1, engine.parallel_rank() == 0
@@ -184,17 +233,20 @@ def main(config, resume=False, overwrite=False, stop=None):
         "origin_transfer": feeder.origin_transfer,
         "normalization": feeder.normalization,
     }
-    training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
+    if config.held_out_camera:
+        training, held_out = hold_out_camera(meta, config.held_out_camera)
+    else:
+        training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
     network = {
         field: getattr(config, field)
-        for field in ("temporal", "spatial", "units", "part_units", "layers", "bidirectional",
-                      "dropout", "pooling", "spatial_window", "body_fusion", "temporal_weight")
-    } | {"channels": feeder.channels}  # fmt: skip
+        for field in inspect.signature(TwoStreamRNN).parameters
+        if hasattr(config, field)
+    } | {"channels": feeder.channels}
     model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **network).to(device)
-    optimizer = torch.optim.Adam(
+    optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, config.milestones, config.gamma)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate, config))
     if not config.workers and not config.mmap:
         feeder.to(device)
     # What does not fit together shows here, before anything of an earlier run is replaced.
@@ -283,6 +335,8 @@ def main(config, resume=False, overwrite=False, stop=None):
                 config.precision,
                 stop,
                 progress,
+                config.label_smoothing,
+                config.clip_gradient,
             )
         except engine.Interrupted as interrupted:
             progress = interrupted.progress | {"seconds": time.perf_counter() - began}
@@ -345,7 +399,7 @@ def parse_arguments():
         if kind is bool:
             shape = {"action": argparse.BooleanOptionalAction}
         if kind is tuple:
-            shape = {"type": type(field.default[0]), "nargs": "*", "metavar": "NUMBER"}
+            shape = {"type": type(field.default[0]), "nargs": "*", "metavar": "VALUE"}
         parser.add_argument(f"--{field.name}", help=f"default: {field.default}", **shape)
     parser.add_argument("--setting", choices=SETTINGS, help="start from these named settings")
     parser.add_argument("--resume", action="store_true", help="continue checkpoints/<name>")
@@ -353,7 +407,7 @@ def parse_arguments():
     given = vars(parser.parse_args())
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    named = SETTINGS[given.pop("setting", "published")]
+    named = SETTINGS[given.pop("setting", "paper")]
     config = replace(Config(), **named | given)
     if resume:  # the run's own settings hold
         last = Path("checkpoints") / run_name(config) / "last.pt"

@@ -69,6 +69,19 @@ def apply(joints, matrix, offset=None):
     return moved.view(joints.shape)
 
 
+def exchange(joints, other, mirrored, exchanged):
+    """Left and right: bodies seen in a mirror, and bodies whose sides a sensor takes for each other.
+
+    other      (V,) the joint on the other side, of each joint
+    mirrored   bool (B,): x is negated and the joints of both sides change places
+    exchanged  bool (B,): the joints alone change places, as when a back is taken for a front
+    """
+    changed = (mirrored ^ exchanged)[:, None, None, None]
+    joints = torch.where(changed, joints.index_select(3, other), joints)
+    joints[:, 0] *= torch.where(mirrored, -1.0, 1.0)[:, None, None]
+    return joints
+
+
 def random_move(joints, clip, count, rotate=0.17, scale=0.1, distance=0.2, generator=None):
     """A slow drift of the camera: rotation, size and position change evenly over the window
     between two random states (rotation about y up to `rotate` radians, size 1 +- scale,

@@ -105,6 +105,30 @@ def test_each_random_option_alone_changes_the_items(paths, option):
     assert not torch.allclose(one, plain[3][0], atol=1e-3)
 
 
+def test_left_and_right_in_a_mirror_and_exchanged(paths):
+    """Exchanged sides turn a body round where its axes are found by them."""
+    other = [KINECT_V2.joints.index(name) for name in map(opposite, KINECT_V2.joints)]
+    for options, signs in (
+        ({"rand_mirror": 1.0}, (-1, 1, 1)),
+        ({"rand_exchange": 1.0}, (-1, 1, -1)),
+        ({"rand_mirror": 1.0, "rand_exchange": 1.0}, (1, 1, -1)),
+    ):
+        plain, changed = Feeder(*paths)[0][0], Feeder(*paths, **options)[0][0]
+        if len(options) == 1:
+            plain = plain[:, :, other]
+        expected = plain * torch.tensor(signs)[:, None, None, None]
+        torch.testing.assert_close(changed, expected, atol=1e-4, rtol=1e-4)
+    half, _ = Feeder(*paths, rand_mirror=0.5, origin_transfer="none")[[0] * 100]
+    mirrored = (half[:, 0, 0, 0, 0] * half[0, 0, 0, 0, 0] < 0).sum()
+    assert min(mirrored, 100 - mirrored) > 25
+    with pytest.raises(ValueError, match="0 to 1"):
+        Feeder(*paths, rand_mirror=2)
+
+
+def opposite(name):
+    return name.replace("left", "#").replace("right", "left").replace("#", "right")
+
+
 def test_random_options_vary_and_a_generator_repeats_them(paths):
     feeder = Feeder(*paths, window_size=50, **AUGMENTED)
     one, two = feeder[range(5)][0], feeder[range(5)][0]

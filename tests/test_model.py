@@ -8,6 +8,10 @@ from model import POOLINGS, SPATIAL, TEMPORAL, Scores, TwoStreamRNN
 from skeleton import KINECT_V1, KINECT_V2, Layout
 
 SMALL = {"units": 8, "part_units": 4, "spatial_window": 10, "dropout": 0.0}
+GENERAL = {
+    "inputs": ("position", "motion", "bone"), "embedding": 6, "residual": True, "spatial_stride": 5,
+    "layers": 3, "window_layers": 1, "input_dropout": 0.1,
+}  # fmt: skip
 COMBINATIONS = [(t, s) for t in TEMPORAL for s in SPATIAL]
 EACH = pytest.mark.parametrize("temporal, spatial", COMBINATIONS)
 STAR = Layout("star", ("middle", "a", "b"), (-1, 0, 0), {"all": (0, 1), "rest": (2,)})
@@ -30,9 +34,11 @@ def clips(layout=KINECT_V2, frames=20, channels=3):
 @EACH
 @pytest.mark.parametrize("layout", [KINECT_V2, KINECT_V1, STAR], ids=lambda x: x.name)
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_every_combination_trains(temporal, spatial, layout, pooling, bidirectional):
-    model = build(temporal, spatial, layout, pooling=pooling, bidirectional=bidirectional)
+@pytest.mark.parametrize(
+    "options", [{"bidirectional": False}, {}, GENERAL], ids=["one way", "", "general"]
+)
+def test_every_combination_trains(temporal, spatial, layout, pooling, options):
+    model = build(temporal, spatial, layout, pooling=pooling, **options)
     scores = model(clips(layout))
     assert scores.temporal.shape == scores.spatial.shape == (4, 7)
     (scores.temporal.square().sum() + scores.spatial.square().sum()).backward()
@@ -42,9 +48,11 @@ def test_every_combination_trains(temporal, spatial, layout, pooling, bidirectio
 
 
 @EACH
-@pytest.mark.parametrize("fusion", ["mean", "max"])
-def test_one_clip_equals_the_same_clip_in_a_batch(temporal, spatial, fusion):
-    model, data = build(temporal, spatial, body_fusion=fusion), clips()
+@pytest.mark.parametrize(
+    "options", [{}, {"body_fusion": "max"}, GENERAL], ids=["mean", "max", "general"]
+)
+def test_one_clip_equals_the_same_clip_in_a_batch(temporal, spatial, options):
+    model, data = build(temporal, spatial, **options), clips()
     together = model(data)
     for i in range(len(data)):
         alone = model(data[i : i + 1])
@@ -111,6 +119,39 @@ def test_longer_clips_are_cut_into_windows_that_cover_them(frames, starts):
     stream, bodies = build().spatial, torch.randn(2, 3, frames, 25)
     windows = [stream(bodies[:, :, at : at + 10]) for at in starts]
     torch.testing.assert_close(stream(bodies), torch.stack(windows).mean(0))
+
+
+def test_windows_overlap_and_are_read_in_order():
+    stream, bodies = build(spatial_stride=4, window_layers=1).spatial, torch.randn(2, 3, 20, 25)
+    seen = []
+    stream.windows.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    stream(bodies)
+    assert seen[0].shape == (2, 4, 8)  # part_units in both directions
+    for i, at in enumerate((0, 3, 6, 10)):  # 4 frames apart at most, the last one at the end
+        steps = bodies[:, :, at : at + 10].permute(0, 3, 1, 2).flatten(2)[:, list(KINECT_V2.traversal)]
+        torch.testing.assert_close(seen[0][:, i], stream.reader(steps))
+
+
+def test_what_is_told_of_a_joint():
+    joints = torch.randn(1, 3, 5, 25)
+    joints[:, :, 3] = 0  # a frame without the body
+    told = build(inputs=("position", "motion", "bone")).describe(joints)
+    position, motion, bone = told.chunk(3, 1)
+    assert torch.equal(position, joints)
+    assert torch.equal(motion[:, :, 1:3], joints[:, :, 1:3] - joints[:, :, :2])
+    assert not motion[:, :, [0, 3, 4]].any()
+    for joint, parent in KINECT_V2.bones:
+        assert torch.equal(bone[..., joint], joints[..., joint] - joints[..., parent])
+    assert not bone[..., KINECT_V2.root].any()
+
+
+def test_residual_layers_add_to_what_they_read():
+    reader = build(residual=True, layers=3).temporal.body
+    for lstm in reader.layers:
+        for weights in lstm.parameters():
+            torch.nn.init.zeros_(weights)  # says nothing
+    sequence = torch.randn(2, 5, reader.enter.in_features)
+    torch.testing.assert_close(reader.steps(sequence), reader.norms[-1](reader.enter(sequence)))
 
 
 def test_a_temporal_part_reads_its_own_joints():
@@ -180,8 +221,10 @@ def test_the_model_does_not_choose_the_device():
         ({"temporal": "lstm"}, "stacked, hierarchical"),
         ({"spatial": "tree"}, "chain, traversal"),
         ({"pooling": "sum"}, "max, mean, last"),
+        ({"inputs": ("speed",)}, "position, motion, bone"),
         ({"body_fusion": "sum"}, "mean, max"),
         ({"layers": 1}, "layers >= 2"),
+        ({"window_layers": 2}, "fewer than layers=2"),
         ({"temporal_weight": 1.5}, "between 0 and 1"),
     ],
 )

@@ -62,7 +62,7 @@ def test_the_default_is_the_published_run():
     )
     assert (config.batch_size, config.learning_rate, config.epochs) == (256, 0.001, 300)
     assert (config.milestones, config.gamma, config.window) == ((100, 160, 220), 0.5, 100)
-    assert train.SETTINGS["published"] == {}
+    assert train.SETTINGS["paper"] == {}
 
 
 def test_a_run_needs_no_test_part_and_leaves_everything_behind(config):
@@ -256,7 +256,7 @@ def test_config_and_model_have_the_same_defaults():
     defaults = inspect.signature(TwoStreamRNN).parameters
     config = train.Config()
     shared = [name for name in defaults if hasattr(config, name)]
-    assert len(shared) == 11
+    assert len(shared) == 17
     for name in shared:
         assert defaults[name].default == getattr(config, name), name
 
@@ -357,6 +357,35 @@ def test_people_are_held_out_whole():
     assert train.hold_out(performers, 0, 0) == (list(range(100)), [])
     with pytest.raises(ValueError, match="--held_out 0"):
         train.hold_out([1, 1], 0.05, 0)
+
+
+def test_a_camera_is_held_out():
+    meta = {"camera": {"train": [1, 2, 2, 1]}}
+    assert train.hold_out_camera(meta, 2) == ([0, 3], [1, 2])
+    for wrong in (meta, {}, {"camera": {"train": [3, 3]}}):
+        with pytest.raises(ValueError, match="held_out_camera=3"):
+            train.hold_out_camera(wrong, 3)
+
+
+def test_learning_rates():
+    def rates(**settings):
+        config = replace(train.Config(), epochs=8, **settings)
+        return [train.learning_rate(config, epoch) for epoch in range(8)]
+
+    assert rates(milestones=(2, 5)) == [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+    cosine = rates(schedule="cosine")
+    assert cosine[0] == 1 and cosine[4] == pytest.approx(0.5) and 0 < cosine[7] < 0.05
+    assert rates(warm_up=3, milestones=()) == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("label_smoothing", 0.5), ("clip_gradient", 1e-5), ("mirror", 1.0), ("exchange", 1.0)],
+)
+def test_settings_change_the_training(config, field, value):
+    one = log_of(train.main(replace(config, epochs=1)))
+    two = log_of(train.main(replace(config, epochs=1, name="other", **{field: value})))
+    assert one[0]["held_out"]["fused"]["loss"] != two[0]["held_out"]["fused"]["loss"]
 
 
 def test_a_run_is_not_overwritten_by_accident(config):

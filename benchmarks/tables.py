@@ -1,0 +1,102 @@
+"""The tables of results in README.md, made from the records in results/.
+
+    python benchmarks/tables.py                      # the records that are there
+    python benchmarks/tables.py checkpoints/*/*_test.json    # these too, to look at
+
+A record is what test.py writes. Runs that differ in nothing but their seed and machine are a row: mean
+and standard deviation of their accuracies. Rows are named by the setting of train.py that they differ
+from least, and by how. A table stands in README.md between <!-- results: DATA --> and <!-- end -->,
+where DATA is the folder of the benchmark; a benchmark without records is said to be not run.
+"""
+
+import json
+import re
+import statistics
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import train  # noqa: E402
+from model import SPATIAL, TEMPORAL  # noqa: E402
+
+COLUMNS = ("Setting", "Temporal + spatial", "Temporal stream", "Spatial stream", "Two-stream",
+           "Parameters", "Runs")  # fmt: skip
+# What does not make another row.
+ASIDE = {"data", "name", "seed", "device", "workers", "mmap", "held_out", "temporal", "spatial"}
+
+
+def read_records(paths):
+    """Records of test.py by data set -> {data: [record]}; other JSON files are passed over."""
+    records = {}
+    for path in paths:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if {"results", "config", "data"} <= set(record):
+            records.setdefault("/".join(Path(record["data"]).parts[-2:]), []).append(record)
+    return records
+
+
+def row_key(config):
+    """The row that a run belongs to: (setting, differences from it, temporal, spatial)."""
+    known = asdict(train.Config())
+    config = known | {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    best = None
+    for place, (name, changes) in enumerate(train.SETTINGS.items()):
+        named = known | changes
+        other = [
+            f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for field, value in config.items()
+            if field in named and field not in ASIDE and value != named[field]
+        ]
+        if best is None or len(other) < len(best[2]):
+            best = (place, name, other)
+    place, name, other = best
+    order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
+    return place, name, tuple(other), *order
+
+
+def table(records):
+    """Records of one benchmark -> the table's rows in Markdown."""
+    rows = {}
+    for record in records:
+        rows.setdefault(row_key(record["config"]), []).append(record)
+    lines = []
+    for (_, name, other, temporal, spatial), runs in sorted(rows.items()):
+        label = ", ".join((name, *other))
+        cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
+        for stream in ("temporal", "spatial", "fused"):
+            values = [100 * run["results"][stream]["accuracy"] for run in runs]
+            cell = f"{statistics.mean(values):.1f}"
+            if len(values) > 1:
+                cell += f" ± {statistics.stdev(values):.1f}"
+            cells.append(f"**{cell}**" if stream == "fused" else cell)
+        cells += [f"{runs[0]['parameters'] / 1e6:.2f} M", str(len(runs))]
+        lines.append("| " + " | ".join(cells) + " |\n")
+    return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}\n" + "".join(lines)
+
+
+def fill(text, records):
+    """README with its tables made anew."""
+
+    def replace(match):
+        data = match[1]
+        body = table(records[data]) if data in records else "Not run.\n"
+        return f"<!-- results: {data} -->\n{body}<!-- end -->"
+
+    return re.sub(r"<!-- results: (\S+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+
+
+def main():
+    readme = ROOT / "README.md"
+    records = read_records([*sorted((ROOT / "results").glob("*.json")), *sys.argv[1:]])
+    text = fill(readme.read_text(encoding="utf-8"), records)
+    if sys.argv[1:]:  # to look at
+        print(*(f"{data}\n\n{table(found)}" for data, found in records.items()), sep="\n")
+    else:
+        readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
