@@ -57,6 +57,7 @@ class TwoStreamRNN(nn.Module):
                      which read the joints of a window, then have part_units
     inputs           what the networks are told of a joint: "position", "motion" (from frame to frame),
                      "bone" (from the joint it hangs on)
+    input_norm       bring each of these, joint by joint, to mean 0 and variance 1 (batch normalisation)
     embedding        features that a step of the spatial RNN is embedded in, with a learned vector for
                      each joint; 0: the step is read as it is
     residual         LSTM layers add to what they read, normalised
@@ -88,6 +89,7 @@ class TwoStreamRNN(nn.Module):
         spatial_stride=0,
         window_layers=0,
         inputs=("position",),
+        input_norm=False,
         embedding=0,
         residual=False,
         input_dropout=0.0,
@@ -108,6 +110,7 @@ class TwoStreamRNN(nn.Module):
         self.inputs = tuple(inputs)
         hangs_on = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
         self.register_buffer("hangs_on", torch.tensor(hangs_on), persistent=False)
+        self.norm = nn.BatchNorm1d(told * len(layout.joints)) if input_norm else None
         self.dropout = Dropout(dropout)
         self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
@@ -146,7 +149,11 @@ class TwoStreamRNN(nn.Module):
             told.append(nn.functional.pad(joints.diff(dim=2) * both, (0, 0, 1, 0)))
         if "bone" in self.inputs:
             told.append(joints - joints.index_select(3, self.hangs_on))
-        return torch.cat(told, 1)
+        told = torch.cat(told, 1)
+        if self.norm:
+            each = told.transpose(2, 3)  # (B, C inputs, V, T)
+            told = self.norm(each.flatten(1, 2)).view(each.shape).transpose(2, 3)
+        return told
 
     def _fuse(self, features, bodies):
         """Features of all bodies (B, F) -> of the clips (N, F)."""

@@ -55,6 +55,7 @@ class Config:
     spatial_stride: int = 0  # frames from one such window to the next; 0: the window's
     window_layers: int = 0  # of the spatial stream's layers, for the windows one after the other
     inputs: tuple = ("position",)  # what is told of a joint: "position", "motion", "bone"
+    input_norm: bool = False  # batch normalisation of these, joint by joint
     embedding: int = 0  # features that a step of the spatial RNN is embedded in; 0: none
     residual: bool = False  # layers add to what they read, normalised
     input_dropout: float = 0.0  # of what the temporal RNN reads
@@ -96,7 +97,8 @@ SETTINGS = {
     "paper": {},
     # The most accurate found so far, for small data sets; results/README.md tells what each line gives.
     "full": {
-        "inputs": ("position", "motion", "bone"), "embedding": 64, "input_dropout": 0.2,
+        "inputs": ("position", "motion", "bone"), "input_norm": True, "embedding": 64,
+        "input_dropout": 0.2, "dropout": 0.3,
         "residual": True, "layers": 3, "units": 128, "part_units": 64,
         "window": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
         "rotate": (0.5, 0.5, 0.5), "mirror": 0.5, "exchange": 0.3,
@@ -299,7 +301,7 @@ def main(config, resume=False, overwrite=False, stop=None):
               f"{about['parameters']:,} parameters, on {machines}")  # fmt: skip
     trained = model
     if not alone:
-        trained = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        trained = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=config.input_norm)
 
     def save(path):
         contents = {

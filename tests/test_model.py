@@ -9,7 +9,8 @@ from skeleton import KINECT_V1, KINECT_V2, Layout
 
 SMALL = {"units": 8, "part_units": 4, "spatial_window": 10, "dropout": 0.0}
 GENERAL = {
-    "inputs": ("position", "motion", "bone"), "embedding": 6, "residual": True, "spatial_stride": 5,
+    "inputs": ("position", "motion", "bone"), "input_norm": True, "embedding": 6,
+    "residual": True, "spatial_stride": 5,
     "layers": 3, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip
 COMBINATIONS = [(t, s) for t in TEMPORAL for s in SPATIAL]

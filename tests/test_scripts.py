@@ -6,11 +6,14 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+
+import train
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -215,3 +218,24 @@ def test_importing_does_nothing(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(names)}"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout and not list(tmp_path.iterdir()), done.stderr
+
+
+def test_tables_are_made_from_records(tmp_path):
+    """benchmarks/tables.py: seeds are a row, with mean and spread; another setting is another row."""
+    small = train.SETTINGS["small"] | {"name": "x", "data": "A/xview"}
+    runs = [(0, 0.8, {}), (1, 0.9, {}), (0, 0.5, {"scale": 0.3}), (0, 0.6, {"spatial": "chain"})]
+    paths = []
+    for seed, accuracy, other in runs:
+        config = asdict(replace(train.Config(), seed=seed, **small | other))
+        results = {stream: {"accuracy": accuracy} for stream in ("temporal", "spatial", "fused")}
+        record = {"data": "A/xview", "config": config, "results": results, "parameters": 1_500_000}
+        paths.append(tmp_path / f"{len(paths)}.json")
+        paths[-1].write_text(json.dumps(record))
+    lines = run(tmp_path, "benchmarks/tables.py", *paths).stdout.splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if "1.50 M" in line]
+    both = "hierarchical + traversal"
+    assert cells == [
+        ["small", "hierarchical + chain", "60.0", "60.0", "**60.0**", "1.50 M", "1"],
+        ["small", both, "85.0 ± 7.1", "85.0 ± 7.1", "**85.0 ± 7.1**", "1.50 M", "2"],
+        ["small, scale 0.3", both, "50.0", "50.0", "**50.0**", "1.50 M", "1"],
+    ]
