@@ -9,6 +9,7 @@ meta.json                  data set, benchmark, layout, class names, counts; per
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import pickle
@@ -392,9 +393,15 @@ class BenchmarkWriter:
         self.lock.close()
         (self.partial / "lock").unlink()
         try:
+            replaced = _beside(self.folder, "replaced")
             if self.folder.exists():
-                self.folder.rename(_beside(self.folder, "replaced"))
-            self.partial.rename(self.folder)
+                self.partial.rename(replaced)
+                if not exchange(replaced, self.folder):  # a moment without either
+                    replaced.rename(self.partial)
+                    self.folder.rename(replaced)
+                    self.partial.rename(self.folder)
+            else:
+                self.partial.rename(self.folder)
         except OSError as error:  # on Windows, while a program reads the earlier data
             recover(self.folder)
             raise OSError(f"{self.folder} cannot be replaced, is it in use? {error}") from error
@@ -415,9 +422,20 @@ def _beside(folder, ending):
     return folder.with_name(f".{folder.name}.{ending}")
 
 
+def exchange(one, other):
+    """Two folders change names at once -> whether the system and the disk can do that (Linux)."""
+    try:
+        call = ctypes.CDLL(None).renameat2  # glibc 2.28
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
 def recover(folder):
-    """After a conversion that ended while it replaced `folder`: if the new one is not in its place, put
-    the earlier one back; else remove that. Files in it that no conversion wrote are kept."""
+    """After a conversion that ended while it replaced `folder`: if there is nothing in its place, put
+    the earlier one back; else remove what it replaced, or did not come to replace. Files in there that
+    no conversion wrote are kept."""
     earlier = _beside(folder, "replaced")
     if not earlier.exists():
         return
