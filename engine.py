@@ -49,16 +49,17 @@ class Sampler:
     clips       clip numbers
     batch_size  clips of a batch, over all processes that train together
     generator   shuffles the clips and draws the seeds, each epoch anew; None: in order, seeds None
+    shuffle     False: it draws the seeds only
 
     The generator alone decides which clips are fed when, and, for batches made on a CPU, how they are
     transformed, whatever the number of worker processes; a GPU draws other numbers from the same seeds.
     """
 
-    def __init__(self, clips, batch_size, generator=None):
+    def __init__(self, clips, batch_size, generator=None, shuffle=True):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.clips, self.batch_size = torch.as_tensor(clips, dtype=torch.int64), batch_size
-        self.generator = generator
+        self.generator, self.shuffle = generator, shuffle
         self.done = 0  # batches that the next epoch leaves out, because they are trained on already
 
     def __len__(self):
@@ -72,7 +73,8 @@ class Sampler:
     def __iter__(self):
         clips, seeds, rank = self.clips, [None] * len(self), parallel_rank()
         if self.generator:
-            clips = clips[torch.randperm(len(clips), generator=self.generator)]
+            if self.shuffle:
+                clips = clips[torch.randperm(len(clips), generator=self.generator)]
             seeds = torch.randint(2**62, (len(self),), generator=self.generator) + rank
             seeds = seeds.tolist()
         batches = list(zip(clips.split(self.batch_size), seeds, strict=False))[self.done :]
@@ -107,10 +109,10 @@ class Batches:
         return map(self.__getitem__, self.sampler)
 
 
-def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu"):
+def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu", shuffle=True):
     """Batches over the clip numbers `clips` of a Feeder; by worker processes of a DataLoader if there
-    are to be any. generator: as in `Sampler`."""
-    batches = Batches(feeder, Sampler(clips, batch_size, generator))
+    are to be any. generator, shuffle: as in `Sampler`."""
+    batches = Batches(feeder, Sampler(clips, batch_size, generator, shuffle))
     if not workers:
         return batches
     pin = torch.device(device).type == "cuda"
@@ -196,9 +198,9 @@ def train_epoch(
     label_smoothing  share of the target that all classes have in equal parts
     clip_gradient    largest norm of the gradient; 0: any
 
-    The loss is the sum of both streams' cross entropies: they share no weights, so this trains each
-    alone, and only their posteriors are fused. Nothing waits for the device before the end of the
-    epoch. Raises FloatingPointError with the step whose loss is not finite.
+    The loss is the sum of both streams' cross entropies: they share no weights (but those of a learned
+    view), so this trains each alone, and only their posteriors are fused. Nothing waits for the device
+    before the end of the epoch. Raises FloatingPointError with the step whose loss is not finite.
     """
     device = torch.device(device)
     model.train()
@@ -264,6 +266,30 @@ def evaluate(model, batches, device, description="", precision="float32"):
     return metrics.results(), torch.cat(posteriors).cpu(), torch.cat(labels).cpu()
 
 
+@torch.no_grad()
+def operations(model, data):
+    """Multiplications and additions of the model's layers for a batch: forward, in evaluation."""
+    total = 0
+
+    def count(layer, arguments, _):
+        nonlocal total
+        steps = arguments[0].shape[:-1].numel()
+        if isinstance(layer, torch.nn.LSTM):
+            width = arguments[0].shape[-1] + layer.hidden_size
+            total += 2 * steps * (1 + layer.bidirectional) * 4 * layer.hidden_size * width
+        else:
+            total += 2 * steps * layer.in_features * layer.out_features
+
+    layers = [m for m in model.modules() if isinstance(m, (torch.nn.LSTM, torch.nn.Linear))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    training = model.training
+    model.eval()(data)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
 class Metrics:
     """Accuracy, top-5 accuracy (shares of 1) and loss of the two streams and of their fusion:
     sums over clips, of all processes, divided by the number of clips at the end."""
@@ -277,7 +303,11 @@ class Metrics:
         """Add a batch; returns its posteriors (N, 3, classes)."""
         with torch.no_grad():
             single = [stream.float().softmax(1) for stream in scores]
-            posterior = torch.stack((*single, self.model.posterior(scores)), 1)
+            return self.count(torch.stack((*single, self.model.posterior(scores)), 1), label)
+
+    def count(self, posterior, label):
+        """Add a batch by its posteriors (N, 3, classes); returns them."""
+        with torch.no_grad():
             target = label[:, None].expand(-1, len(STREAMS))
             best = posterior.topk(min(5, posterior.shape[2]), dim=2).indices
             hits = best == target[:, :, None]

@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from bodies import Bodies
+from transforms import apply, rotation
 
 TEMPORAL = ("stacked", "hierarchical")
 SPATIAL = ("chain", "traversal")
-INPUTS = ("position", "motion", "bone")
+INPUTS = ("position", "motion", "bone", "distance")
 POOLINGS = ("max", "mean", "last")
 BODY_FUSIONS = ("mean", "max")
 
@@ -56,7 +57,9 @@ class TwoStreamRNN(nn.Module):
                      windows one after the other, which are averaged otherwise; the layers before,
                      which read the joints of a window, then have part_units
     inputs           what the networks are told of a joint: "position", "motion" (from frame to frame),
-                     "bone" (from the joint it hangs on)
+                     "bone" (from the joint it hangs on), "distance" (to every joint of the body)
+    view_units       LSTM units of a network that reads the body first and turns it to the view in
+                     which the streams read it; 0: they read it as it is fed
     input_norm       bring each of these, joint by joint, to mean 0 and variance 1 (batch normalisation)
     embedding        features that a step of the spatial RNN is embedded in, with a learned vector for
                      each joint; 0: the step is read as it is
@@ -93,6 +96,7 @@ class TwoStreamRNN(nn.Module):
         embedding=0,
         residual=False,
         input_dropout=0.0,
+        view_units=0,
     ):
         super().__init__()
         check("body_fusion", body_fusion, BODY_FUSIONS)
@@ -102,7 +106,9 @@ class TwoStreamRNN(nn.Module):
             raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
         reader = {"layers": layers, "bidirectional": bidirectional, "dropout": dropout}
         reader |= {"units": units, "part_units": part_units, "pooling": pooling, "residual": residual}
-        told = channels * len(inputs)
+        count = len(layout.joints)
+        told = sum(count if name == "distance" else channels for name in inputs)
+        self.view = View(channels, count, view_units) if view_units else None
         self.temporal = TemporalRNN(layout, temporal, told, input_dropout, **reader)
         self.spatial = SpatialRNN(
             layout, spatial, told, spatial_window, spatial_stride, window_layers, embedding, **reader
@@ -110,12 +116,12 @@ class TwoStreamRNN(nn.Module):
         self.inputs = tuple(inputs)
         hangs_on = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
         self.register_buffer("hangs_on", torch.tensor(hangs_on), persistent=False)
-        self.norm = nn.BatchNorm1d(told * len(layout.joints)) if input_norm else None
+        self.norm = nn.BatchNorm1d(told * count) if input_norm else None
         self.dropout = Dropout(dropout)
         self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
         self.body_fusion, self.temporal_weight = body_fusion, temporal_weight
-        self.joints, self.channels = len(layout.joints), channels
+        self.joints, self.channels = count, channels
 
     def forward(self, clips):
         """Clips, as Bodies or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Scores.
@@ -132,13 +138,13 @@ class TwoStreamRNN(nn.Module):
         present = len(bodies.joints)
         # Nobody at all is read as somebody who does not count: every weight has its gradient.
         joints = bodies.joints if present else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
-        joints = self.describe(joints)
+        joints = self.describe(self.view(joints) if self.view else joints)
         read = together([partial(stream, joints) for stream in (self.temporal, self.spatial)])
         temporal, spatial = (self.dropout(self._fuse(features[:present], bodies)) for features in read)
         return Scores(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
 
     def describe(self, joints):
-        """Joints (B, C, T, V) -> what the networks are told of them (B, C inputs, T, V). There is no
+        """Joints (B, C, T, V) -> what the networks are told of each (B, told, T, V). There is no
         motion into the first frame, nor into or out of frames that a body is absent from."""
         told = []
         if "position" in self.inputs:
@@ -149,9 +155,13 @@ class TwoStreamRNN(nn.Module):
             told.append(nn.functional.pad(joints.diff(dim=2) * both, (0, 0, 1, 0)))
         if "bone" in self.inputs:
             told.append(joints - joints.index_select(3, self.hangs_on))
+        if "distance" in self.inputs:
+            bodies = joints.detach().permute(0, 2, 3, 1)  # (B, T, V, C); the same in every view
+            apart = torch.cdist(bodies, bodies, compute_mode="donot_use_mm_for_euclid_dist")
+            told.append(apart.transpose(1, 2))  # (its faster way is exact to 0.001 only)
         told = torch.cat(told, 1)
         if self.norm:
-            each = told.transpose(2, 3)  # (B, C inputs, V, T)
+            each = told.transpose(2, 3)  # (B, told, V, T)
             told = self.norm(each.flatten(1, 2)).view(each.shape).transpose(2, 3)
         return told
 
@@ -169,6 +179,25 @@ class TwoStreamRNN(nn.Module):
         """Late fusion, the mean of the posteriors: Scores -> class probabilities (N, classes)."""
         temporal, spatial = (s.float().softmax(1) for s in scores)
         return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
+
+
+class View(nn.Module):
+    """Turns each body as a whole to the view that is best to read, found by an LSTM over its frames
+    (learned with the streams; after view adaptive networks, Zhang et al., ICCV 2017)."""
+
+    def __init__(self, channels, joints, units):
+        super().__init__()
+        self.reader = Reader(channels * joints, units, 1, bidirectional=False)
+        self.angles = nn.Linear(units, 3 if channels == 3 else 1)
+        nn.init.normal_(self.angles.weight, std=0.001)  # at first, the view it is fed in
+        nn.init.zeros_(self.angles.bias)
+
+    def forward(self, bodies):
+        """Bodies (B, C, T, V) -> the same, turned."""
+        channels = bodies.shape[1]
+        angles = self.angles(self.reader(bodies.transpose(1, 2).flatten(2))).float()
+        matrix = rotation(nn.functional.pad(angles, (3 - angles.shape[1], 0)))
+        return apply(bodies, matrix[:, :channels, :channels])
 
 
 class TemporalRNN(nn.Module):

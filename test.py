@@ -1,6 +1,7 @@
 """Test a trained network on the test part of its data, which training never touches.
 
     python test.py checkpoints/NTU-RGB-D-xview-traversal-hierarchical/best.pt
+    python test.py checkpoints/my-run/last.pt --draws 10     # the mean over random crops and transforms
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion,
 and the accuracy of each class; writes best_test.json and best_confusion.png (for last.pt: last_...)
@@ -9,6 +10,7 @@ beside the checkpoint. The network and its feeding are rebuilt from the checkpoi
 
 import argparse
 import json
+import time
 from datetime import date
 from pathlib import Path
 
@@ -19,15 +21,16 @@ import plot
 from feeder import Feeder
 from skeleton import Layout
 from storage import part_files, read_meta
+from train import Config, random_feeding
 
 
-def open_test_data(checkpoint, folder, path, mmap=False):
-    """The test part in `folder` as the checkpoint's network was fed -> Feeder.
+def open_test_data(checkpoint, folder, path, **options):
+    """The test part in `folder` as the checkpoint's network was fed -> Feeder; `options` are its own.
 
     Raises ValueError when the data has other classes or another layout than the checkpoint.
     """
     meta = read_meta(folder)
-    feeder = Feeder(*part_files(folder, "val"), mmap=mmap, **checkpoint["feeding"])
+    feeder = Feeder(*part_files(folder, "val"), **checkpoint["feeding"], **options)
     layout = Layout.from_dict(checkpoint["layout"])
     if feeder.layout != layout:
         raise ValueError(
@@ -44,6 +47,15 @@ def open_test_data(checkpoint, folder, path, mmap=False):
     return feeder
 
 
+def training_seconds(folder, epochs):
+    """What the epochs took, from the run's log; None where that is missing."""
+    try:
+        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[:epochs]
+        return round(sum(json.loads(line)["seconds"] for line in lines), 1)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,14 +67,21 @@ def main():
     parser.add_argument("--device", default="", help="default: the GPU when there is one")
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32",
                         help="bfloat16: half the bits, where the device has them")  # fmt: skip
+    parser.add_argument("--draws", type=int, default=1,
+                        help="average so many: the whole clip, and random crops of it")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--mmap", action="store_true", help="leave the data on disk")
     arguments = parser.parse_args()
     try:
+        if arguments.draws < 1:
+            raise ValueError(f"draws={arguments.draws}: must be at least 1")
         checkpoint = engine.load_checkpoint(arguments.checkpoint)
         folder = arguments.data or checkpoint["config"]["data"]
         try:
-            feeder = open_test_data(checkpoint, folder, arguments.checkpoint, arguments.mmap)
+            drawn = random_feeding(Config(**checkpoint["config"])) if arguments.draws > 1 else {}
+            feeder = open_test_data(
+                checkpoint, folder, arguments.checkpoint, mmap=arguments.mmap, **drawn
+            )
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; or say with --data where it is") from error
         device = engine.open_device(arguments.device)
@@ -72,8 +91,20 @@ def main():
         clips = range(len(feeder))
         if not arguments.mmap and not arguments.workers:
             feeder.to(device)
-        batches = engine.loader(feeder, clips, arguments.batch_size, None, arguments.workers, device)
-        results, posterior, label = engine.evaluate(model, batches, device, "test", arguments.precision)
+        posterior, order = 0, torch.Generator().manual_seed(checkpoint["config"]["seed"])
+        began = time.perf_counter()
+        for draw in range(arguments.draws):
+            fed = feeder if draw else feeder.without_randomness()
+            batches = engine.loader(
+                fed, clips, arguments.batch_size, order, arguments.workers, device, shuffle=False
+            )
+            title = f"test {draw + 1}"
+            _, one, label = engine.evaluate(model, batches, device, title, arguments.precision)
+            posterior = posterior + one / arguments.draws
+        seconds = time.perf_counter() - began
+        metrics = engine.Metrics(model, "cpu")
+        metrics.count(posterior, label)
+        results = metrics.results()
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
 
@@ -99,12 +130,16 @@ def main():
         "epoch": checkpoint["epoch"],
         "data": str(folder),
         "clips": len(label),
+        "draws": arguments.draws,
         "temporal_weight": model.temporal_weight,
         "results": results,
         "per_class": per_class,
         "config": checkpoint["config"],
         "commit": checkpoint["commit"],
         "parameters": sum(p.numel() for p in model.parameters()),
+        "operations": engine.operations(model, torch.ones(1, *feeder[0][0].shape[:3], 1).to(device)),
+        "training_seconds": training_seconds(arguments.checkpoint.parent, checkpoint["epoch"]),
+        "clips_per_second": len(label) / seconds,
         "device": engine.device_name(device),
         "torch": torch.__version__,
         "date": date.today().isoformat(),

@@ -54,7 +54,8 @@ class Config:
     spatial_window: int = 100  # frames of a joint's way in one step of the spatial RNN
     spatial_stride: int = 0  # frames from one such window to the next; 0: the window's
     window_layers: int = 0  # of the spatial stream's layers, for the windows one after the other
-    inputs: tuple = ("position",)  # what is told of a joint: "position", "motion", "bone"
+    inputs: tuple = ("position",)  # told of a joint: "position", "motion", "bone", "distance"
+    view_units: int = 0  # LSTM units that find the view in which a body is read; 0: as it is fed
     input_norm: bool = False  # batch normalisation of these, joint by joint
     embedding: int = 0  # features that a step of the spatial RNN is embedded in; 0: none
     residual: bool = False  # layers add to what they read, normalised
@@ -163,6 +164,18 @@ def learning_rate(config, epoch):
     return share * config.gamma ** sum(epoch >= drop for drop in config.milestones)
 
 
+def random_feeding(config):
+    """Feeder's options that make each draw of a clip another one."""
+    return {
+        "p_interval": tuple(config.crop),
+        "rand_rotate": tuple(config.rotate),
+        "rand_scale": config.scale,
+        "rand_shear": config.shear,
+        "rand_mirror": config.mirror,
+        "rand_exchange": config.exchange,
+    }
+
+
 def open_data(config):
     """The training part of the data -> (Feeder, meta.json)."""
     meta = read_meta(config.data)
@@ -171,13 +184,8 @@ def open_data(config):
         window_size=config.window,
         origin_transfer=config.origin,
         normalization=config.normalization,
-        p_interval=tuple(config.crop),
-        rand_rotate=tuple(config.rotate),
-        rand_scale=config.scale,
-        rand_shear=config.shear,
-        rand_mirror=config.mirror,
-        rand_exchange=config.exchange,
         mmap=config.mmap,
+        **random_feeding(config),
     )
     meta.setdefault("classes", [str(i) for i in range(int(feeder.label.max()) + 1)])
     meta.setdefault("performer", {"train": list(range(len(feeder)))})
@@ -253,7 +261,8 @@ def main(config, resume=False, overwrite=False, stop=None):
         feeder.to(device)
     # What does not fit together shows here, before anything of an earlier run is replaced.
     still = feeder.without_randomness()
-    model.eval()(still.bodies([0])[0].to(device))
+    one = torch.ones(1, feeder.channels, feeder.window_size, len(feeder.layout.joints), 1)
+    operations = engine.operations(model, one.to(device))
     batches = engine.loader(feeder, training, config.batch_size, order, config.workers, device)
     unseen = engine.loader(still, held_out, config.batch_size)
 
@@ -293,7 +302,8 @@ def main(config, resume=False, overwrite=False, stop=None):
         log.write_text("", encoding="utf-8")
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
              "device": engine.device_name(device), "clips": data["clips"],
-             "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
+             "parameters": sum(p.numel() for p in model.parameters()),
+             "operations": operations}  # fmt: skip
     if writes:
         (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         machines = about["device"] if alone else f"{engine.parallel_size()} x {about['device']}"

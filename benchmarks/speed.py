@@ -173,26 +173,6 @@ def limits(device):
     return found
 
 
-def operations(model, bodies):
-    """Multiplications and additions of the LSTM layers, forward, for a batch."""
-    total = [0]
-
-    def count(lstm, arguments, _):
-        (sequence,) = arguments
-        directions = 2 if lstm.bidirectional else 1
-        width = sequence.shape[2] + lstm.hidden_size
-        total[0] += (
-            2 * sequence.shape[0] * sequence.shape[1] * directions * 4 * lstm.hidden_size * width
-        )
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.LSTM)]
-    with torch.no_grad():
-        model.eval()(bodies)
-    for hook in hooks:
-        hook.remove()
-    return total[0]
-
-
 def feeding(paths, usual, device, batch, repeats):
     feeders = {
         "ours": open_ours(paths, device),
@@ -375,7 +355,7 @@ def main():
                 )
                 ratio = [a / b for a, b in zip(rates["float32"], rates["usual"], strict=True)]
                 bodies = open_ours(paths, device).bodies(torch.arange(batch))[0]
-                work = operations(models[0], bodies) / batch
+                work = engine.operations(models[0], bodies) / batch
                 row = summary(rates) | {
                     "ratio": summary(ratio),
                     "parameters": sum(p.numel() for p in models[0].parameters()),

@@ -4,9 +4,10 @@
     python benchmarks/tables.py checkpoints/*/*_test.json    # these too, to look at
 
 A record is what test.py writes. Runs that differ in nothing but their seed and machine are a row: mean
-and standard deviation of their accuracies. Rows are named by the setting of train.py that they differ
-from least, and by how. A table stands in README.md between <!-- results: DATA --> and <!-- end -->,
-where DATA is the folder of the benchmark; a benchmark without records is said to be not run.
+and standard deviation of their accuracies, medians of what they cost. Rows are named by their label in
+a study (studies.py), or by the setting of train.py that they differ from least, and by how. A table
+stands in README.md or results/README.md between <!-- results: DATA --> and <!-- end -->, where DATA is
+the folder of the benchmark; a benchmark without records is said to be not run.
 """
 
 import json
@@ -22,8 +23,9 @@ sys.path.insert(0, str(ROOT))
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 
-COLUMNS = ("Setting", "Temporal + spatial", "Temporal stream", "Spatial stream", "Two-stream",
-           "Parameters", "Runs")  # fmt: skip
+COLUMNS = ("Setting", "Temporal + spatial", "Temporal stream", "Spatial stream", "Two-stream", "Runs",
+           "Parameters", "Operations a clip", "Training", "Recognition")  # fmt: skip
+COSTS = (("operations", "M", 1e6), ("training_seconds", "min", 60), ("clips_per_second", "clips/s", 1))
 # What does not make another row.
 ASIDE = {"data", "name", "seed", "device", "workers", "mmap", "held_out", "temporal", "spatial"}
 
@@ -31,15 +33,17 @@ ASIDE = {"data", "name", "seed", "device", "workers", "mmap", "held_out", "tempo
 def read_records(paths):
     """Records of test.py by data set -> {data: [record]}; other JSON files are passed over."""
     records = {}
-    for path in paths:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    for path in sorted({Path(path).resolve() for path in paths}):
+        record = json.loads(path.read_text(encoding="utf-8"))
         if {"results", "config", "data"} <= set(record):
             records.setdefault("/".join(Path(record["data"]).parts[-2:]), []).append(record)
     return records
 
 
-def row_key(config):
-    """The row that a run belongs to: (setting, differences from it, temporal, spatial)."""
+def row_key(record):
+    """The row that a run belongs to, and where it stands: (place of the nearest setting, label,
+    temporal, spatial)."""
+    config, draws = record["config"], record.get("draws", 1)
     known = asdict(train.Config())
     config = known | {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     best = None
@@ -53,18 +57,18 @@ def row_key(config):
         if best is None or len(other) < len(best[2]):
             best = (place, name, other)
     place, name, other = best
-    order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
-    return place, name, tuple(other), *order
+    label = record.get("label") or ", ".join((name, *other))
+    label += f", {draws} draws" if draws > 1 else ""
+    return place, label, TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"])
 
 
 def table(records):
     """Records of one benchmark -> the table's rows in Markdown."""
     rows = {}
     for record in records:
-        rows.setdefault(row_key(record["config"]), []).append(record)
+        rows.setdefault(row_key(record), []).append(record)
     lines = []
-    for (_, name, other, temporal, spatial), runs in sorted(rows.items()):
-        label = ", ".join((name, *other))
+    for (_, label, temporal, spatial), runs in sorted(rows.items()):
         cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
         for stream in ("temporal", "spatial", "fused"):
             values = [100 * run["results"][stream]["accuracy"] for run in runs]
@@ -72,7 +76,10 @@ def table(records):
             if len(values) > 1:
                 cell += f" ± {statistics.stdev(values):.1f}"
             cells.append(f"**{cell}**" if stream == "fused" else cell)
-        cells += [f"{runs[0]['parameters'] / 1e6:.2f} M", str(len(runs))]
+        cells += [str(len(runs)), f"{runs[0]['parameters'] / 1e6:.2f} M"]
+        for field, unit, size in COSTS:
+            known = [run[field] for run in runs if run.get(field)]
+            cells.append(f"{statistics.median(known) / size:.3g} {unit}" if known else "")
         lines.append("| " + " | ".join(cells) + " |\n")
     return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}\n" + "".join(lines)
 
@@ -85,17 +92,16 @@ def fill(text, records):
         body = table(records[data]) if data in records else "Not run.\n"
         return f"<!-- results: {data} -->\n{body}<!-- end -->"
 
-    return re.sub(r"<!-- results: (\S+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+    return re.sub(r"<!-- results: (.+?) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
 def main():
-    readme = ROOT / "README.md"
-    records = read_records([*sorted((ROOT / "results").glob("*.json")), *sys.argv[1:]])
-    text = fill(readme.read_text(encoding="utf-8"), records)
+    records = read_records([*(ROOT / "results").rglob("*.json"), *sys.argv[1:]])
     if sys.argv[1:]:  # to look at
         print(*(f"{data}\n\n{table(found)}" for data, found in records.items()), sep="\n")
-    else:
-        readme.write_text(text, encoding="utf-8")
+        return
+    for page in (ROOT / "README.md", ROOT / "results" / "README.md"):
+        page.write_text(fill(page.read_text(encoding="utf-8"), records), encoding="utf-8")
 
 
 if __name__ == "__main__":

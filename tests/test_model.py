@@ -9,8 +9,8 @@ from skeleton import KINECT_V1, KINECT_V2, Layout
 
 SMALL = {"units": 8, "part_units": 4, "spatial_window": 10, "dropout": 0.0}
 GENERAL = {
-    "inputs": ("position", "motion", "bone"), "input_norm": True, "embedding": 6,
-    "residual": True, "spatial_stride": 5,
+    "inputs": ("position", "motion", "bone", "distance"), "input_norm": True, "embedding": 6,
+    "view_units": 5, "residual": True, "spatial_stride": 5,
     "layers": 3, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip
 COMBINATIONS = [(t, s) for t in TEMPORAL for s in SPATIAL]
@@ -136,14 +136,29 @@ def test_windows_overlap_and_are_read_in_order():
 def test_what_is_told_of_a_joint():
     joints = torch.randn(1, 3, 5, 25)
     joints[:, :, 3] = 0  # a frame without the body
-    told = build(inputs=("position", "motion", "bone")).describe(joints)
-    position, motion, bone = told.chunk(3, 1)
+    told = build(inputs=("position", "motion", "bone", "distance")).describe(joints)
+    position, motion, bone, distance = told.split([3, 3, 3, 25], 1)
     assert torch.equal(position, joints)
     assert torch.equal(motion[:, :, 1:3], joints[:, :, 1:3] - joints[:, :, :2])
     assert not motion[:, :, [0, 3, 4]].any()
     for joint, parent in KINECT_V2.bones:
         assert torch.equal(bone[..., joint], joints[..., joint] - joints[..., parent])
     assert not bone[..., KINECT_V2.root].any()
+    apart = (joints[..., None] - joints[..., None, :]).square().sum(1).sqrt()  # (B, T, V, V)
+    torch.testing.assert_close(distance.transpose(1, 2), apart, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_the_view_turns_a_body_as_a_whole(channels):
+    """At first hardly at all; it changes no distance, whatever it learned."""
+    view = build(view_units=5, channels=channels).view
+    bodies = torch.randn(4, channels, 10, 25)
+    torch.testing.assert_close(view(bodies), bodies, atol=0.05, rtol=0)
+    torch.nn.init.normal_(view.angles.weight)
+    turned = view(bodies)
+    assert (turned - bodies).abs().amax((1, 2, 3)).min() > 0.1
+    before, after = (body[:, :, :, :25].permute(0, 2, 3, 1) for body in (bodies, turned))
+    torch.testing.assert_close(torch.cdist(after, after), torch.cdist(before, before))
 
 
 def test_residual_layers_add_to_what_they_read():

@@ -12,10 +12,12 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import studies
 
 import train
 
 ROOT = Path(__file__).parent.parent
+
 TINY = [
     "--units=12", "--part_units=6", "--window=16", "--spatial_window=16", "--batch_size=8",
     "--epochs=2", "--milestones", "1", "--held_out=0.3",
@@ -161,6 +163,23 @@ def test_test(trained, workplace):
     assert again["fused"] == pytest.approx(again["temporal"], abs=1e-6)
 
 
+def test_the_mean_over_draws(trained, workplace):
+    """test.py --draws: the same numbers each time, and not those of the whole clips alone."""
+
+    def test(*options):
+        run(workplace, "test.py", trained / "best.pt", *options)
+        record = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))
+        return record["draws"], record["results"]
+
+    whole, drawn, again = test(), test("--draws", 3), test("--draws", 3, "--workers", 1)
+    assert (whole[0], drawn[0]) == (1, 3) and whole[1] == test("--draws", 1)[1]
+    for stream, values in drawn[1].items():
+        assert values["loss"] != whole[1][stream]["loss"]
+        assert again[1][stream] == pytest.approx(values, abs=1e-5)
+    fails = run(workplace, "test.py", trained / "best.pt", "--draws", 0, fails=True)
+    assert "draws=0: must be at least 1" in fails.stderr
+
+
 def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
     def fails(*arguments):
         return run(workplace, "test.py", *arguments, fails=True).stderr
@@ -229,13 +248,46 @@ def test_tables_are_made_from_records(tmp_path):
         config = asdict(replace(train.Config(), seed=seed, **small | other))
         results = {stream: {"accuracy": accuracy} for stream in ("temporal", "spatial", "fused")}
         record = {"data": "A/xview", "config": config, "results": results, "parameters": 1_500_000}
+        record |= {"training_seconds": 60 * (seed + 1), "draws": 1}
+        record |= {"label": "small with more", "draws": 10} if "scale" in other else {}
         paths.append(tmp_path / f"{len(paths)}.json")
         paths[-1].write_text(json.dumps(record))
     lines = run(tmp_path, "benchmarks/tables.py", *paths).stdout.splitlines()
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if "1.50 M" in line]
     both = "hierarchical + traversal"
     assert cells == [
-        ["small", "hierarchical + chain", "60.0", "60.0", "**60.0**", "1.50 M", "1"],
-        ["small", both, "85.0 ± 7.1", "85.0 ± 7.1", "**85.0 ± 7.1**", "1.50 M", "2"],
-        ["small, scale 0.3", both, "50.0", "50.0", "**50.0**", "1.50 M", "1"],
+        ["small", "hierarchical + chain", "60.0", "60.0", "**60.0**", "1", "1.50 M", "", "1 min", ""],
+        ["small", both, "85.0 ± 7.1", "85.0 ± 7.1", "**85.0 ± 7.1**", "2", "1.50 M", "", "1.5 min", ""],
+        ["small with more, 10 draws", both, "50.0", "50.0", "**50.0**", "1", "1.50 M", "", "1 min", ""],
+    ]
+
+
+def test_the_ablation_is_complete():
+    """benchmarks/studies.py: the ingredients are all that makes `small` into `full`."""
+    small, full = (asdict(train.Config()) | train.SETTINGS[name] for name in ("small", "full"))
+    fields = [field for some in studies.INGREDIENTS.values() for field in some]
+    assert sorted(fields) == sorted(field for field in small if small[field] != full[field])
+    made = dict(studies.ablation())
+    assert len(made) == 2 + 2 * len(studies.INGREDIENTS)
+    assert made["small with dropout"]["input_dropout"] == full["input_dropout"] != 0
+    assert made["full without dropout"]["input_dropout"] == 0
+
+
+def test_studies_leave_records(workplace):
+    """Of the test part, or of a held-out camera; a run that has its record is not made again."""
+    short = ["--data", "NTU-RGB-D/xview", "--epochs", "1", "--jobs", "2"]
+    one = ["combinations", "--settings", "small", "--temporal", "stacked", "--spatial", "chain"]
+    done = run(workplace, "benchmarks/studies.py", *one, *short, "--seeds", "0", "1")
+    assert len(done.stdout.splitlines()) == 2
+    assert not run(workplace, "benchmarks/studies.py", *one, *short).stdout
+    done = run(workplace, "benchmarks/studies.py", *one, *short, "--held_out_camera", "2")
+    assert len(done.stdout.splitlines()) == 1
+    records = [json.loads(path.read_text()) for path in (workplace / "results").rglob("*.json")]
+    for record in records:
+        assert record["label"] == "small" and record["operations"] > 1e6
+        assert record["config"]["layers"] == 2 and record["epoch"] == 1
+    assert sorted(record["data"] for record in records) == [
+        "NTU-RGB-D/xview",
+        "NTU-RGB-D/xview",
+        "NTU-RGB-D/xview, camera 2 held out",
     ]

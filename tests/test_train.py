@@ -19,7 +19,7 @@ import torch
 import engine
 import train
 from feeder import Feeder
-from model import Scores, TwoStreamRNN
+from model import Reader, Scores, TwoStreamRNN
 from storage import part_files, read_meta
 
 ROOT = Path(train.__file__).parent
@@ -643,3 +643,11 @@ def test_two_processes_asked_to_stop_one_goes_on(config):
     assert clips > 16
     accuracy = clips * line["train"]["fused"]["accuracy"]
     assert accuracy == pytest.approx(round(accuracy))  # each clip counted once
+
+
+def test_operations_of_a_model():
+    """Multiplications and additions: of LSTMs, 2 x directions x 4 units (inputs + units) a step."""
+    reader = Reader(6, 5, 1, bidirectional=True)
+    work = engine.operations(reader, torch.zeros(2, 7, 6))
+    assert work == 2 * 7 * 2 * 2 * 4 * 5 * (6 + 5)
+    assert reader.training
