@@ -98,8 +98,8 @@ SETTINGS = {
     "paper": {},
     # The most accurate found so far, for small data sets; results/README.md tells what each line gives.
     "full": {
-        "inputs": ("position", "motion", "bone"), "input_norm": True, "embedding": 64,
-        "input_dropout": 0.2, "dropout": 0.3,
+        "inputs": ("position", "motion", "bone", "distance"), "view_units": 64,
+        "input_norm": True, "embedding": 64, "input_dropout": 0.2, "dropout": 0.3,
         "residual": True, "layers": 3, "units": 128, "part_units": 64,
         "window": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
         "rotate": (0.5, 0.5, 0.5), "mirror": 0.5, "exchange": 0.3,

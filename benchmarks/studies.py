@@ -36,7 +36,8 @@ from model import SPATIAL, TEMPORAL  # noqa: E402
 
 # What `full` has and `small` has not.
 INGREDIENTS = {
-    "motion and bone": ("inputs",),
+    "motion, bone, distance": ("inputs",),
+    "learned view": ("view_units",),
     "normalised inputs": ("input_norm",),
     "embedding": ("embedding",),
     "residual layers": ("residual", "layers"),
