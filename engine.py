@@ -17,7 +17,7 @@ from skeleton import Layout
 # The system hands out large tensors in large pages: on a CPU a third of the time of a training step.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-VERSION = 2  # of the checkpoint format
+VERSION = 3  # of the checkpoint format
 STREAMS = ("temporal", "spatial", "fused")
 
 

@@ -21,7 +21,6 @@ import plot
 from feeder import Feeder
 from skeleton import Layout
 from storage import part_files, read_meta
-from train import Config, random_feeding
 
 
 def open_test_data(checkpoint, folder, path, **options):
@@ -78,7 +77,7 @@ def main():
         checkpoint = engine.load_checkpoint(arguments.checkpoint)
         folder = arguments.data or checkpoint["config"]["data"]
         try:
-            drawn = random_feeding(Config(**checkpoint["config"])) if arguments.draws > 1 else {}
+            drawn = checkpoint["random_feeding"] if arguments.draws > 1 else {}
             feeder = open_test_data(
                 checkpoint, folder, arguments.checkpoint, mmap=arguments.mmap, **drawn
             )

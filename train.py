@@ -319,6 +319,7 @@ def main(config, resume=False, overwrite=False, stop=None):
             "network": network,
             **data,
             "feeding": feeding,
+            "random_feeding": random_feeding(config),
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
             "random": engine.random_states(),

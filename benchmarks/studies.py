@@ -51,12 +51,18 @@ INGREDIENTS = {
 }  # fmt: skip
 
 
-def combinations(settings, temporal, spatial):
-    """{label: changes to the Config of train.py}; a label "" is made from the changes (tables.py)."""
+STILL = {"rotate": (0.0, 0.0, 0.0), "scale": 0.0, "shear": 0.0}
+
+
+def combinations(settings, temporal, spatial, still):
+    """Pairs of a label and changes to the Config of train.py, as the other studies."""
     for setting in settings:
         for t in temporal:
             for s in spatial:
-                yield setting, train.SETTINGS[setting] | {"temporal": t, "spatial": s}
+                config = train.SETTINGS[setting] | {"temporal": t, "spatial": s}
+                yield setting, config
+                if still:
+                    yield f"{setting} without 3D transforms", config | STILL
 
 
 def ablation():
@@ -72,9 +78,8 @@ def ablation():
 
 
 def views():
-    still = {"rotate": (0.0, 0.0, 0.0), "scale": 0.0, "shear": 0.0}
     for origin in ("start", "view"):
-        for label, changes in (("no 3D transforms", still), ("3D transforms", {})):
+        for label, changes in (("no 3D transforms", STILL), ("3D transforms", {})):
             demo = train.SETTINGS["demo"] | {"origin": origin} | changes
             yield f"axes of the {'camera' if origin == 'start' else 'body'}, {label}", demo
 
@@ -132,13 +137,14 @@ def main():
     parser.add_argument("--settings", nargs="+", choices=train.SETTINGS, default=["small", "full"])
     parser.add_argument("--temporal", nargs="+", choices=TEMPORAL, default=TEMPORAL)
     parser.add_argument("--spatial", nargs="+", choices=SPATIAL, default=SPATIAL)
+    parser.add_argument("--still", action="store_true", help="combinations: without 3D transforms too")
     parser.add_argument("--held_out_camera", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="in place of the setting's")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     arguments = parser.parse_args()
     if arguments.study == "combinations":
-        found = combinations(arguments.settings, arguments.temporal, arguments.spatial)
+        found = combinations(arguments.settings, arguments.temporal, arguments.spatial, arguments.still)
     else:
         found = {"ablation": ablation, "views": views}[arguments.study]()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
