@@ -57,6 +57,7 @@ class Feeder(torch.utils.data.Dataset):
         rand_rotate  largest angle in radians about each axis, or one for each (x, y, z)
         rand_scale   sizes along the axes are drawn from 1 +- this
         rand_shear   shear amounts are drawn from +- this
+        rand_bones   lengths of the bones are drawn from 1 +- this, the same on both sides
     Left and right, for training: how often (0 to 1) a clip is
         rand_mirror    seen in a mirror, the left joints being the right ones
         rand_exchange  fed with left and right joints exchanged, as by a sensor that takes a back for a
@@ -91,6 +92,7 @@ class Feeder(torch.utils.data.Dataset):
         layout=None,
         rand_mirror=0.0,
         rand_exchange=0.0,
+        rand_bones=0.0,
     ):
         if origin_transfer is False or origin_transfer is None:
             origin_transfer = "none"
@@ -110,10 +112,10 @@ class Feeder(torch.utils.data.Dataset):
             )
         angles = rand_rotate if isinstance(rand_rotate, (tuple, list)) else (rand_rotate,)
         angles = tuple(angles) * 3 if len(angles) == 1 else tuple(angles)
-        if len(angles) != 3 or max(angles) > np.pi or not 0 <= rand_scale < 1:
+        if len(angles) != 3 or max(angles) > np.pi or not 0 <= max(rand_scale, rand_bones) < 1:
             raise ValueError(
-                f"rand_rotate={rand_rotate}, rand_scale={rand_scale}: one angle or three (x, y, z), "
-                "in radians, at most pi, and a scale from 0 to less than 1"
+                f"rand_rotate={rand_rotate}, rand_scale={rand_scale}, rand_bones={rand_bones}: one "
+                "angle or three (x, y, z), in radians, at most pi; sizes from 0 to less than 1"
             )
 
         if not (0 <= rand_mirror <= 1 and 0 <= rand_exchange <= 1):
@@ -174,6 +176,8 @@ class Feeder(torch.utils.data.Dataset):
                 f"rand_mirror and rand_exchange need joints called left ... and right ...; layout "
                 f"{self.layout.name} has {', '.join(self.layout.joints)}"
             )
+        self.bones = rand_bones
+        self.proportions = self._proportions()
         if self.channels == 2:
             angles = (0.0, 0.0, angles[2])
         self.transform = {"rotate": angles, "scale": rand_scale, "sheared": rand_shear}
@@ -204,6 +208,7 @@ class Feeder(torch.utils.data.Dataset):
         """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
         still = copy.copy(self)
         still.window, still.transform, still.random_move, still.sides = {}, {}, False, (0.0, 0.0)
+        still.bones = 0.0
         return still
 
     def to(self, device):
@@ -212,6 +217,7 @@ class Feeder(torch.utils.data.Dataset):
             raise ValueError("memory-mapped data stays on disk: use mmap=False to move it")
         self.tracks, self.label = self.tracks.to(device), self.label.to(device)
         self.other_side = self.other_side.to(device)
+        self.proportions = [table.to(device) for table in self.proportions]
         return self
 
     def batch(self, index, generator=None):
@@ -265,6 +271,12 @@ class Feeder(torch.utils.data.Dataset):
                 (transforms.uniform(0, 1, len(index), **draw) < share)[clip] for share in self.sides
             )
             joints = transforms.exchange(joints, self.other_side, mirrored, exchanged)
+        if self.bones:
+            one_side, *tables = self.proportions
+            shape = (len(joints), joints.shape[3])
+            factors = transforms.uniform(1 - self.bones, 1 + self.bones, shape, generator, device)
+            factors[:, self.layout.root] = 1  # where the body is
+            joints = transforms.lengthen(joints, factors.index_select(1, one_side), *tables)
         bodies = Bodies(joints, place, there)
         matrix, origin = self._normalise(bodies, seen, tracks.size[rows])
         if origin.dim() > 2:  # a way through the room (B, C, T)
@@ -278,6 +290,15 @@ class Feeder(torch.utils.data.Dataset):
         joints.mul_(seen[:, None, :, None])
         there = bodies.scatter(seen.any(1))  # (in the clip, but not in this window of it)
         return bodies._replace(joints=joints, there=there), self.label[index]
+
+    def _proportions(self):
+        """The joint that stands for both sides (V,), and the tables of `transforms.lengthen`."""
+        count = len(self.layout.joints)
+        one_side = self.other_side.minimum(torch.arange(count))
+        bones = torch.eye(count)
+        for joint, parent in self.layout.bones:
+            bones[parent, joint] = -1
+        return [one_side, bones, bones.inverse().round()]
 
     def _read(self, index):
         """Clip numbers (N,) -> their Tracks, from the disk."""

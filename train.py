@@ -70,6 +70,7 @@ class Config:
     rotate: tuple = (0.3, 0.3, 0.3)  # 3D transforms: largest angles about x, y, z, radians
     scale: float = 0.1  # 3D transforms: sizes along x, y, z from 1 +- this
     shear: float = 0.1  # 3D transforms: shear amounts from +- this
+    bones: float = 0.0  # lengths of the bones from 1 +- this: other proportions
     mirror: float = 0.0  # share of the clips that are seen in a mirror
     exchange: float = 0.0  # share of the clips with left and right exchanged, a back taken for a front
     # Optimisation
@@ -171,6 +172,7 @@ def random_feeding(config):
         "rand_rotate": tuple(config.rotate),
         "rand_scale": config.scale,
         "rand_shear": config.shear,
+        "rand_bones": config.bones,
         "rand_mirror": config.mirror,
         "rand_exchange": config.exchange,
     }

@@ -82,6 +82,16 @@ def exchange(joints, other, mirrored, exchanged):
     return joints
 
 
+def lengthen(joints, factors, bones, paths):
+    """Bodies of other proportions: the bone that ends at each joint gets `factors` (B, V) times its
+    length and keeps its direction.
+
+    bones  (V, V): joints times this are the bones, from parent to joint (the root: from the origin)
+    paths  (V, V): bones times this are the joints
+    """
+    return joints @ ((bones * factors[:, None, None]) @ paths)
+
+
 def random_move(joints, clip, count, rotate=0.17, scale=0.1, distance=0.2, generator=None):
     """A slow drift of the camera: rotation, size and position change evenly over the window
     between two random states (rotation about y up to `rotate` radians, size 1 +- scale,
