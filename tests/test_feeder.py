@@ -125,6 +125,30 @@ def test_left_and_right_in_a_mirror_and_exchanged(paths):
         Feeder(*paths, rand_mirror=2)
 
 
+def test_other_proportions(paths):
+    """Each bone keeps its direction, its length is another, the same on both sides and in all frames;
+    the root stays where it was, and tests are not touched."""
+    options = {"origin_transfer": "none", "normalization": False, "rand_bones": 0.2}
+    feeder = Feeder(*paths, **options)
+    plain = feeder.without_randomness()[0][0][..., 0]  # (C, T, V)
+    changed = feeder[0][0][..., 0]
+    assert torch.equal(plain, Feeder(*paths, **options | {"rand_bones": 0.0})[0][0][..., 0])
+    root = KINECT_V2.root
+    torch.testing.assert_close(changed[..., root], plain[..., root])
+    factors = {}
+    for joint, parent in KINECT_V2.bones:
+        before, after = (body[..., joint] - body[..., parent] for body in (plain, changed))
+        ratio = after.norm(dim=0) / before.norm(dim=0)
+        assert ratio.max() - ratio.min() < 1e-3 and ratio[0] + 1e-3 >= 0.8 and ratio[0] <= 1.2 + 1e-3
+        torch.testing.assert_close(after, before * ratio, atol=1e-4, rtol=0)
+        factors[KINECT_V2.joints[joint]] = ratio[0].item()
+    for name, factor in factors.items():
+        assert factor == pytest.approx(factors[opposite(name)], abs=1e-3)
+    assert len({round(factor, 2) for factor in factors.values()}) > 8
+    with pytest.raises(ValueError, match="less than 1"):
+        Feeder(*paths, rand_bones=1.0)
+
+
 def opposite(name):
     return name.replace("left", "#").replace("right", "left").replace("#", "right")
 

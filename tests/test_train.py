@@ -380,7 +380,13 @@ def test_learning_rates():
 
 @pytest.mark.parametrize(
     "field, value",
-    [("label_smoothing", 0.5), ("clip_gradient", 1e-5), ("mirror", 1.0), ("exchange", 1.0)],
+    [
+        ("label_smoothing", 0.5),
+        ("clip_gradient", 1e-5),
+        ("mirror", 1.0),
+        ("exchange", 1.0),
+        ("bones", 0.5),
+    ],
 )
 def test_settings_change_the_training(config, field, value):
     one = log_of(train.main(replace(config, epochs=1)))
