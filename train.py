@@ -103,7 +103,7 @@ SETTINGS = {
         "input_norm": True, "embedding": 64, "input_dropout": 0.2, "dropout": 0.3,
         "residual": True, "layers": 3, "units": 128, "part_units": 64,
         "window": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
-        "rotate": (0.5, 0.5, 0.5), "mirror": 0.5, "exchange": 0.3,
+        "rotate": (0.5, 0.5, 0.5), "bones": 0.2, "mirror": 0.5, "exchange": 0.3,
         "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warm_up": 3,
         "weight_decay": 0.01, "label_smoothing": 0.1, "clip_gradient": 1.0,
     },

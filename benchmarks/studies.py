@@ -44,6 +44,7 @@ INGREDIENTS = {
     "windows along time": ("spatial_window", "spatial_stride", "window_layers"),
     "dropout": ("dropout", "input_dropout"),
     "larger rotations": ("rotate",),
+    "other proportions": ("bones",),
     "left and right": ("mirror", "exchange"),
     "optimisation": ("batch_size", "learning_rate", "schedule", "milestones", "warm_up", "weight_decay",
                      "clip_gradient"),
