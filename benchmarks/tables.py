@@ -42,7 +42,7 @@ def read_records(paths):
 
 def row_key(record):
     """The row that a run belongs to, and where it stands: (place of the nearest setting, label,
-    temporal, spatial)."""
+    differences from that setting, temporal, spatial)."""
     config, draws = record["config"], record.get("draws", 1)
     known = asdict(train.Config())
     config = known | {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
@@ -57,9 +57,12 @@ def row_key(record):
         if best is None or len(other) < len(best[2]):
             best = (place, name, other)
     place, name, other = best
-    label = record.get("label") or ", ".join((name, *other))
+    label = record.get("label", name)
+    if label in train.SETTINGS:  # whatever it was called: settings may have changed since
+        label = ", ".join((name, *other))
     label += f", {draws} draws" if draws > 1 else ""
-    return place, label, TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"])
+    order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
+    return place, label, tuple(other), *order
 
 
 def table(records):
@@ -68,7 +71,7 @@ def table(records):
     for record in records:
         rows.setdefault(row_key(record), []).append(record)
     lines = []
-    for (_, label, temporal, spatial), runs in sorted(rows.items()):
+    for (_, label, _, temporal, spatial), runs in sorted(rows.items()):
         cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
         for stream in ("temporal", "spatial", "fused"):
             values = [100 * run["results"][stream]["accuracy"] for run in runs]
