@@ -37,8 +37,8 @@ class Feeder(torch.utils.data.Dataset):
         crop_resize         cut out a part of the clip and stretch or shrink it to the window
                             (the default); otherwise `window_size` consecutive frames are taken,
                             those in the middle of a longer clip, a shorter one followed by zeros
-        p_interval          for crop_resize: the share of the clip that is kept, in (0, 1]. A number:
-                            the middle of the clip. A pair: drawn between the two, cut anywhere
+        p_interval          the share of the clip that is kept, in (0, 1]. A number: the middle of the
+                            clip. A pair: drawn between the two, cut anywhere
         random_choose       a longer clip: take the consecutive frames anywhere
         random_shift        a shorter clip: put it anywhere in the window, zeros before and after
         random_valid_choose both of these
@@ -49,7 +49,8 @@ class Feeder(torch.utils.data.Dataset):
                          through the room stays. "view" (the default): as "start", and the axes
                          are turned to the body: x from its left to its right, y up its spine
         normalization    divide by the mean bone length of the clip, so that tall and short people,
-                         and layouts, have one scale
+                         and layouts, have one scale; "start": by that of the first body in the
+                         first frame, which is known as soon as it is seen
     Camera, for training
         random_move  a slow random drift of the camera during the clip, before normalisation (which
                      undoes those parts of it that move the origin)
@@ -160,13 +161,10 @@ class Feeder(torch.utils.data.Dataset):
         self.window_size = window_size if window_size > 0 else int(self.num_frame.max())
         self.normalization, self.origin_transfer = normalization, origin_transfer
         self.crop_resize = crop_resize
-        anywhere = (0.0, 1.0)
-        if crop_resize:
-            drawn = len(shares) == 2
-            self.window = {"share": tuple(shares) if drawn else float(shares[0])}
-            self.window["cut"] = anywhere if drawn else 0.5
-        else:
-            self.window = {"cut": anywhere if random_choose or random_valid_choose else 0.5}
+        anywhere, drawn = (0.0, 1.0), len(shares) == 2
+        self.window = {"share": tuple(shares) if drawn else float(shares[0])}
+        self.window["cut"] = anywhere if drawn or random_choose or random_valid_choose else 0.5
+        if not crop_resize:
             self.window["place"] = anywhere if random_shift or random_valid_choose else 0.0
         self.random_move = random_move
         self.sides = (rand_mirror, rand_exchange)
@@ -207,6 +205,8 @@ class Feeder(torch.utils.data.Dataset):
     def without_randomness(self):
         """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
         still = copy.copy(self)
+        if not self.crop_resize:
+            still.window_size = int(self.num_frame.max())
         still.window, still.transform, still.random_move, still.sides = {}, {}, False, (0.0, 0.0)
         still.bones = 0.0
         return still
@@ -293,11 +293,8 @@ class Feeder(torch.utils.data.Dataset):
 
     def _proportions(self):
         """The joint that stands for both sides (V,), and the tables of `transforms.lengthen`."""
-        count = len(self.layout.joints)
-        one_side = self.other_side.minimum(torch.arange(count))
-        bones = torch.eye(count)
-        for joint, parent in self.layout.bones:
-            bones[parent, joint] = -1
+        one_side = self.other_side.minimum(torch.arange(len(self.layout.joints)))
+        bones = bone_table(self.layout)
         return [one_side, bones, bones.inverse().round()]
 
     def _read(self, index):
@@ -334,18 +331,36 @@ class Feeder(torch.utils.data.Dataset):
             origin = pose[bodies.clip, :, root]
             if self.origin_transfer == "view":
                 matrix = body_axes(pose, self.layout)
+        if self.normalization == "start":
+            size = bone_length(first_pose(bodies, seen), self.proportions[1], root)
         if self.normalization:
             matrix = matrix / size[:, None, None]
         return matrix, origin
 
 
 def first_pose(bodies, seen):
-    """The first body of each clip in the first frame it is in, seen (B, T) -> (N, C, V)."""
+    """The body that is seen first in each clip, in its first frame, seen (B, T) -> (N, C, V)."""
     frame = seen.int().argmax(1)
     rows = torch.arange(len(frame), device=frame.device)
     poses = bodies.scatter(bodies.joints[rows, :, frame])  # (N, M, C, V)
-    body = bodies.scatter(seen.any(1)).int().argmax(1)
+    body = bodies.scatter((seen.shape[1] - frame) * seen.any(1)).argmax(1)
     return poses.take_along_dim(body[:, None, None, None], 1)[:, 0]
+
+
+def bone_table(layout):
+    """(V, V): joints (..., C, V) times this are the bones, from parent to joint (the root: from the
+    origin)."""
+    table = torch.eye(len(layout.joints))
+    for joint, parent in layout.bones:
+        table[parent, joint] = -1
+    return table
+
+
+def bone_length(pose, table, root):
+    """Mean length of the bones (N,) in a pose (N, C, V); 1 where there is nobody."""
+    lengths = (pose @ table).norm(dim=1)
+    length = (lengths.sum(1) - lengths[:, root]) / (len(table) - 1)
+    return torch.where(length > 0, length, 1.0)
 
 
 def body_axes(pose, layout):

@@ -60,6 +60,9 @@ class TwoStreamRNN(nn.Module):
                      "bone" (from the joint it hangs on), "distance" (to every joint of the body)
     view_units       LSTM units of a network that reads the body first and turns it to the view in
                      which the streams read it; 0: they read it as it is fed
+    causal           read frames as they come, for live use (live.py): along time in one direction, the
+                     windows of the spatial RNN ending at frames that were seen, and no frame that the
+                     body is absent from. Excludes view_units, which sees the whole clip
     input_norm       bring each of these, joint by joint, to mean 0 and variance 1 (batch normalisation)
     embedding        features that a step of the spatial RNN is embedded in, with a learned vector for
                      each joint; 0: the step is read as it is
@@ -97,6 +100,7 @@ class TwoStreamRNN(nn.Module):
         residual=False,
         input_dropout=0.0,
         view_units=0,
+        causal=False,
     ):
         super().__init__()
         check("body_fusion", body_fusion, BODY_FUSIONS)
@@ -104,15 +108,17 @@ class TwoStreamRNN(nn.Module):
             check("inputs", name, INPUTS)
         if not 0 <= temporal_weight <= 1:
             raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
+        if causal and view_units:
+            raise ValueError("view_units needs whole clips, a causal network has none")
         reader = {"layers": layers, "bidirectional": bidirectional, "dropout": dropout}
         reader |= {"units": units, "part_units": part_units, "pooling": pooling, "residual": residual}
         count = len(layout.joints)
         told = sum(count if name == "distance" else channels for name in inputs)
         self.view = View(channels, count, view_units) if view_units else None
-        self.temporal = TemporalRNN(layout, temporal, told, input_dropout, **reader)
-        self.spatial = SpatialRNN(
-            layout, spatial, told, spatial_window, spatial_stride, window_layers, embedding, **reader
-        )
+        along_time = reader | {"bidirectional": bidirectional and not causal}
+        self.temporal = TemporalRNN(layout, temporal, told, input_dropout, **along_time)
+        self.spatial = SpatialRNN(layout, spatial, told, spatial_window, spatial_stride, window_layers,
+                                  embedding, causal, **reader)  # fmt: skip
         self.inputs = tuple(inputs)
         hangs_on = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
         self.register_buffer("hangs_on", torch.tensor(hangs_on), persistent=False)
@@ -121,7 +127,7 @@ class TwoStreamRNN(nn.Module):
         self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
         self.body_fusion, self.temporal_weight = body_fusion, temporal_weight
-        self.joints, self.channels = count, channels
+        self.joints, self.channels, self.causal = count, channels, causal
 
     def forward(self, clips):
         """Clips, as Bodies or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Scores.
@@ -138,9 +144,20 @@ class TwoStreamRNN(nn.Module):
         present = len(bodies.joints)
         # Nobody at all is read as somebody who does not count: every weight has its gradient.
         joints = bodies.joints if present else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
-        joints = self.describe(self.view(joints) if self.view else joints)
-        read = together([partial(stream, joints) for stream in (self.temporal, self.spatial)])
-        temporal, spatial = (self.dropout(self._fuse(features[:present], bodies)) for features in read)
+        streams = (self.temporal, self.spatial)
+        if self.causal:
+            joints, last = seen_frames(joints)
+            read = together([partial(stream.follow, self.describe(joints)) for stream in streams])
+            bodies_of = torch.arange(len(last), device=last.device)
+            read = [features[bodies_of, last] for features in read]
+        else:
+            joints = self.describe(self.view(joints) if self.view else joints)
+            read = together([partial(stream, joints) for stream in streams])
+        return self.classify([features[:present] for features in read], bodies)
+
+    def classify(self, read, bodies):
+        """Features of all bodies from both streams, (B, F) each -> Scores of the clips."""
+        temporal, spatial = (self.dropout(self._fuse(features, bodies)) for features in read)
         return Scores(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
 
     def describe(self, joints):
@@ -179,6 +196,14 @@ class TwoStreamRNN(nn.Module):
         """Late fusion, the mean of the posteriors: Scores -> class probabilities (N, classes)."""
         temporal, spatial = (s.float().softmax(1) for s in scores)
         return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
+
+
+def seen_frames(joints):
+    """Joints (B, C, T, V) -> the same, the frames that each body is in first, and which of them is its
+    last (B,)."""
+    there = joints.abs().sum((1, 3)) > 0  # (B, T)
+    order = (~there).int().argsort(dim=1, stable=True)[:, None, :, None]
+    return joints.take_along_dim(order, 2), there.sum(1).clamp(min=1) - 1
 
 
 class View(nn.Module):
@@ -232,13 +257,26 @@ class TemporalRNN(nn.Module):
 
     def forward(self, bodies):
         """Bodies (B, C, T, V) -> features (B, F)."""
+        return self.body(self.frames(bodies, {}))
+
+    def follow(self, bodies, state=None):
+        """Bodies (B, C, T, V) -> features after each frame (B, T, F), those of one direction.
+
+        state  dict that keeps what was read, {} before the first frames: go on with the next ones
+        """
+        state = {} if state is None else state
+        return self.body.follow(self.frames(bodies, state), state.setdefault("body", {}))
+
+    def frames(self, bodies, state):
+        """What the RNN of the body reads at each frame (B, T, inputs)."""
         frames = self.input_dropout(bodies.permute(0, 2, 3, 1))  # (B, T, V, C)
-        if self.parts:
-            ways = frames.index_select(2, self.joints).split(self.sizes, 2)
-            parts = zip(self.parts, ways, strict=True)
-            read = together([partial(part.steps, way.flatten(2)) for part, way in parts])
-            return self.body(self.dropout(torch.cat(read, 2)))
-        return self.body(frames.flatten(2))  # (B, T, V C)
+        if not self.parts:
+            return frames.flatten(2)  # (B, T, V C)
+        ways = frames.index_select(2, self.joints).split(self.sizes, 2)
+        states = state.setdefault("parts", [{} for _ in self.parts])
+        parts = zip(self.parts, ways, states, strict=True)
+        read = together([partial(part.steps, way.flatten(2), kept) for part, way, kept in parts])
+        return self.dropout(torch.cat(read, 2))
 
 
 class SpatialRNN(nn.Module):
@@ -250,7 +288,7 @@ class SpatialRNN(nn.Module):
                sequence are neighbours on the body
     """
 
-    def __init__(self, layout, kind, channels, window, stride, window_layers, embedding, units,
+    def __init__(self, layout, kind, channels, window, stride, window_layers, embedding, causal, units,
                  part_units, layers, bidirectional, dropout, pooling, residual):  # fmt: skip
         super().__init__()
         check("spatial", kind, SPATIAL)
@@ -269,7 +307,8 @@ class SpatialRNN(nn.Module):
         self.reader = Reader(inputs, lower, layers - window_layers, **shared)
         self.windows = None
         if window_layers:
-            self.windows = Reader(self.reader.features, units, window_layers, **shared)
+            along_time = shared | {"bidirectional": bidirectional and not causal}
+            self.windows = Reader(self.reader.features, units, window_layers, **along_time)
         self.features = (self.windows or self.reader).features
 
     def forward(self, bodies):
@@ -283,12 +322,43 @@ class SpatialRNN(nn.Module):
         count = 1 - (self.window - frames) // self.stride
         starts = torch.linspace(0, frames - self.window, count).long().tolist()
         ways = torch.stack([bodies[:, :, at : at + self.window] for at in starts], 1)
-        ways = ways.permute(0, 1, 4, 2, 3).flatten(3)  # (B, windows, V, C window)
+        read = self.read(ways.permute(0, 1, 4, 2, 3))
+        return self.windows(read) if self.windows else read.mean(1)
+
+    def follow(self, bodies, state=None):
+        """Bodies (B, C, T, V) -> features after each frame (B, T, F): those of the windows that are
+        full by then, one every `stride` frames, the first after `stride`; zeros before.
+
+        state  as in TemporalRNN.follow
+        """
+        state = {} if state is None else state
+        batch, channels, frames, joints = bodies.shape
+        empty = bodies.new_zeros(batch, channels, max(self.window - self.stride, 0), joints)
+        last = bodies.new_zeros(batch, 1, self.features)
+        kept, last = state.get("frames", empty), state.get("last", last)
+        waiting = kept.shape[2] - empty.shape[2]  # frames since the last window
+        bodies = torch.cat((kept, bodies), 2)
+        full = (waiting + torch.arange(1, frames + 1, device=bodies.device)) // self.stride
+        count = (waiting + frames) // self.stride
+        features = last
+        if count:
+            ways = bodies.unfold(2, self.window, self.stride)  # (B, C, windows, V, window)
+            read = self.read(ways.permute(0, 2, 3, 1, 4))
+            if self.windows:
+                read = self.windows.follow(read, state.setdefault("windows", {}))
+            else:
+                read = so_far(read, "mean", state.setdefault("windows", {}))
+            features = torch.cat((last, read), 1)
+        state |= {"frames": bodies[:, :, count * self.stride :], "last": features[:, -1:]}
+        return features.index_select(1, full)
+
+    def read(self, ways):
+        """Ways of the joints through windows (B, windows, V, C, window) -> features (B, windows, F)."""
+        ways = ways.flatten(3)
         if self.embed:
             ways = torch.relu(self.embed(ways) + self.joint)
         steps = ways.index_select(2, self.order)
-        read = self.reader(steps.flatten(0, 1)).unflatten(0, (-1, count))  # (B, windows, F)
-        return self.windows(read) if self.windows else read.mean(1)
+        return self.reader(steps.flatten(0, 1)).unflatten(0, ways.shape[:2])
 
 
 class Reader(nn.Module):
@@ -320,16 +390,25 @@ class Reader(nn.Module):
             self.enter = nn.Linear(inputs, self.features)
             self.norms = nn.ModuleList(nn.LayerNorm(self.features) for _ in range(layers + 1))
 
-    def steps(self, sequence):
-        """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F)."""
+    def steps(self, sequence, state=None):
+        """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F).
+
+        state  dict that keeps the layers' states, {} before the first steps: go on with the next ones
+        """
+        state = {} if state is None else state
         if self.residual:
             sequence = self.enter(sequence)
-            for norm, lstm in zip(self.norms, self.layers, strict=False):
-                sequence = sequence + self.dropout(lstm(norm(sequence))[0])
-            return self.norms[-1](sequence)
         for i, lstm in enumerate(self.layers):
-            sequence = lstm(self.dropout(sequence) if i else sequence)[0]
-        return sequence
+            if self.residual:
+                said, state[i] = lstm(self.norms[i](sequence), state.get(i))
+                sequence = sequence + self.dropout(said)
+            else:
+                sequence, state[i] = lstm(self.dropout(sequence) if i else sequence, state.get(i))
+        return self.norms[-1](sequence) if self.residual else sequence
+
+    def follow(self, sequence, state):
+        """Sequence (B, S, inputs) -> features after each step (B, S, F), of one direction."""
+        return so_far(self.steps(sequence, state), self.pooling, state)
 
     def forward(self, sequence):
         """Sequence (B, S, inputs) -> features (B, F)."""
@@ -340,6 +419,22 @@ class Reader(nn.Module):
             return said.mean(1)
         # Where each direction has read everything: the last step forward, the first backward.
         return torch.cat((said[:, -1, : self.units], said[:, 0, self.units :]), 1)
+
+
+def so_far(said, pooling, state):
+    """Pooling of what is said up to each step: (B, S, F) -> (B, S, F); `state` as in Reader.steps."""
+    if pooling == "max":
+        if "highest" in state:
+            said = torch.cat((state["highest"], said), 1)
+        highest = said.cummax(1)[0]
+        said = highest[:, 1:] if "highest" in state else highest
+        state["highest"] = said[:, -1:]
+    elif pooling == "mean":
+        total, count = state.get("total", (0, 0))
+        count = count + torch.arange(1, said.shape[1] + 1, device=said.device)[:, None]
+        total = total + said.cumsum(1)
+        state["total"], said = (total[:, -1:], count[-1:]), total / count
+    return said
 
 
 def together(calls):

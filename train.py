@@ -61,6 +61,7 @@ class Config:
     residual: bool = False  # layers add to what they read, normalised
     input_dropout: float = 0.0  # of what the temporal RNN reads
     body_fusion: str = "mean"  # over the bodies of a clip: "mean" or "max"
+    causal: bool = False  # read frames as they come, at their own rate, for live use
     temporal_weight: float = 0.5  # of the temporal stream in the fused score
     # Feeding (feeder.py)
     window: int = 100  # frames of an item
@@ -94,19 +95,23 @@ class Config:
     mmap: bool = False  # leave the data on disk, when it does not fit into memory
 
 
+# The most accurate found so far, for small data sets; results/README.md tells what each line gives.
+FULL = {
+    "inputs": ("position", "motion", "bone", "distance"), "view_units": 64,
+    "input_norm": True, "embedding": 64, "input_dropout": 0.2, "dropout": 0.3,
+    "residual": True, "layers": 3, "units": 128, "part_units": 64,
+    "window": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
+    "rotate": (0.5, 0.5, 0.5), "bones": 0.2, "mirror": 0.5, "exchange": 0.3,
+    "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warm_up": 3,
+    "weight_decay": 0.01, "label_smoothing": 0.1, "clip_gradient": 1.0,
+}  # fmt: skip
+
 # Named changes to the settings above: `python train.py --setting demo`.
 SETTINGS = {
     "paper": {},
-    # The most accurate found so far, for small data sets; results/README.md tells what each line gives.
-    "full": {
-        "inputs": ("position", "motion", "bone", "distance"), "view_units": 64,
-        "input_norm": True, "embedding": 64, "input_dropout": 0.2, "dropout": 0.3,
-        "residual": True, "layers": 3, "units": 128, "part_units": 64,
-        "window": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
-        "rotate": (0.5, 0.5, 0.5), "bones": 0.2, "mirror": 0.5, "exchange": 0.3,
-        "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warm_up": 3,
-        "weight_decay": 0.01, "label_smoothing": 0.1, "clip_gradient": 1.0,
-    },
+    "full": FULL,
+    # Class probabilities after every frame (live.py).
+    "live": FULL | {"causal": True, "view_units": 0, "temporal": "stacked", "spatial": "chain"},
     # Two CPU cores, minutes: for small data sets and laptops.
     "small": {
         "units": 128, "part_units": 64, "window": 48, "spatial_window": 48,
@@ -168,6 +173,7 @@ def learning_rate(config, epoch):
 def random_feeding(config):
     """Feeder's options that make each draw of a clip another one."""
     return {
+        "random_choose": config.causal,
         "p_interval": tuple(config.crop),
         "rand_rotate": tuple(config.rotate),
         "rand_scale": config.scale,
@@ -185,7 +191,8 @@ def open_data(config):
         *part_files(config.data, "train"),
         window_size=config.window,
         origin_transfer=config.origin,
-        normalization=config.normalization,
+        normalization="start" if config.causal and config.normalization else config.normalization,
+        crop_resize=not config.causal,
         mmap=config.mmap,
         **random_feeding(config),
     )
@@ -241,9 +248,10 @@ def main(config, resume=False, overwrite=False, stop=None):
 
     feeder, meta = open_data(config)
     feeding = {  # as test.py will feed
-        "window_size": feeder.window_size,
+        "window_size": 0 if config.causal else feeder.window_size,  # 0: whole clips
         "origin_transfer": feeder.origin_transfer,
         "normalization": feeder.normalization,
+        "crop_resize": feeder.crop_resize,
     }
     if config.held_out_camera:
         training, held_out = hold_out_camera(meta, config.held_out_camera)

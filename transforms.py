@@ -128,19 +128,30 @@ def drawn(value, count, generator=None, device=None):
     return torch.full((count,), float(value), device=device)
 
 
-def crop(num_frame, window, cut=0.5, place=0.0, generator=None):
+def crop(num_frame, window, share=1.0, cut=0.5, place=0.0, generator=None):
     """`window` consecutive frames: num_frame (N,) -> positions (N, window).
 
+    share  how much of the clip is kept, in (0, 1]; a pair: drawn
     cut    where a longer clip is cut: 0 its first frames, 1 its last; a pair: drawn (random start)
     place  where a shorter clip lies in the window, between empty frames: 0 at the start, 1 at the
            end; a pair: drawn (random shift)
     """
     draw = {"generator": generator, "device": num_frame.device}
-    spare = num_frame - window  # frames too many (positive) or too few
-    inside = (drawn(cut, len(spare), **draw) * (spare + 1)).trunc().minimum(spare)
-    before = (drawn(place, len(spare), **draw) * (1 - spare)).trunc().minimum(-spare)
-    start = torch.where(spare > 0, inside, -before).long()
-    return start[:, None] + torch.arange(window, device=num_frame.device)
+    kept = (num_frame * drawn(share, len(num_frame), **draw)).ceil()
+    kept = kept.clamp(min=1).minimum(num_frame)
+    first = _whole(drawn(cut, len(kept), **draw), num_frame - kept)
+    spare = kept - window  # frames too many (positive) or too few
+    inside = _whole(drawn(cut, len(kept), **draw), spare)
+    before = _whole(drawn(place, len(kept), **draw), -spare)
+    start = torch.where(spare > 0, inside, -before)
+    frame = start[:, None] + torch.arange(window, device=num_frame.device)
+    moved = torch.where(frame < kept[:, None], first[:, None], (num_frame - kept)[:, None])
+    return torch.where(frame < 0, frame, frame + moved).long()
+
+
+def _whole(share, largest):
+    """A share in [0, 1] of the whole numbers from 0 to `largest`."""
+    return (share * (largest + 1)).trunc().minimum(largest)
 
 
 def crop_resize(num_frame, window, share=1.0, cut=0.5, generator=None):

@@ -256,7 +256,7 @@ def test_config_and_model_have_the_same_defaults():
     defaults = inspect.signature(TwoStreamRNN).parameters
     config = train.Config()
     shared = [name for name in defaults if hasattr(config, name)]
-    assert len(shared) == 19
+    assert len(shared) == 20
     for name in shared:
         assert defaults[name].default == getattr(config, name), name
 

@@ -88,7 +88,7 @@ def test_crop_takes_consecutive_frames_inside_the_clip():
     frames = torch.tensor([100, 100, 100, 40, 40, 60])
     cut = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3, 1.0])
     place = torch.tensor([0.3, 0.3, 0.3, 0.0, 1.0, 1.0])
-    window = transforms.crop(frames, 60, cut, place)
+    window = transforms.crop(frames, 60, cut=cut, place=place)
     assert window[:, 0].tolist() == [0, 40, 40, 0, -20, 0]
     assert (window.diff(dim=1) == 1).all()
 
@@ -174,3 +174,16 @@ def test_sample_interpolates_and_sees_nobody_outside():
 def test_sample_never_draws_a_lost_body_towards_the_origin():
     values, seen = sampled([1.0, 0, 1, 1], [0, 0.25, 0.75, 1, 1.25, 1.75, 2])
     assert values == [1, 1, 1, 0, 1, 1, 1] and seen == [value == 1 for value in values]
+
+
+def test_crop_keeps_a_share_of_the_clip():
+    frames = torch.tensor([100, 100, 10, 1])
+    window = transforms.crop(frames, 60, share=0.3, cut=torch.tensor([0.0, 1.0, 0.5, 0.5]))
+    inside = [
+        row[(row >= 0) & (row < count)].tolist() for row, count in zip(window, frames, strict=True)
+    ]
+    assert inside == [list(range(30)), list(range(70, 100)), [4, 5, 6], [0]]
+    window = transforms.crop(frames, 20, share=(0.3, 0.9), cut=(0.0, 1.0))
+    for row, count in zip(window, frames, strict=True):
+        inside = row[(row >= 0) & (row < count)]
+        assert len(inside) and (inside.diff() == 1).all()
