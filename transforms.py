@@ -137,8 +137,7 @@ def crop(num_frame, window, share=1.0, cut=0.5, place=0.0, generator=None):
            end; a pair: drawn (random shift)
     """
     draw = {"generator": generator, "device": num_frame.device}
-    kept = (num_frame * drawn(share, len(num_frame), **draw)).ceil()
-    kept = kept.clamp(min=1).minimum(num_frame)
+    kept = (num_frame * drawn(share, len(num_frame), **draw)).round().clamp(min=1)
     first = _whole(drawn(cut, len(kept), **draw), num_frame - kept)
     spare = kept - window  # frames too many (positive) or too few
     inside = _whole(drawn(cut, len(kept), **draw), spare)
