@@ -39,7 +39,7 @@ class Bodies(NamedTuple):
         """Something of each body (B, ...) -> (N, M, ...), zeros for absent bodies."""
         count, places = self.there.shape
         dense = values.new_zeros(count * places, *values.shape[1:])
-        return dense.index_copy(0, self.place, values).unflatten(0, (count, places))
+        return dense.index_copy(0, self.place, values).view(count, places, *values.shape[1:])
 
     @property
     def clip(self):

@@ -335,6 +335,9 @@ class Metrics:
         }
 
 
+# What test.py writes beside a checkpoint, after its stem.
+TEST_OUTPUTS = ("_test.json", "_confusion.png", "_report.png", "_predictions.csv", "_scores.npz")
+
 # --- Checkpoints --------------------------------------------------------------------------------------
 
 

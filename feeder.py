@@ -202,13 +202,14 @@ class Feeder(torch.utils.data.Dataset):
         if self.mmap:
             self.stored = read_array(self.data_path, mmap=True)
 
-    def without_randomness(self):
-        """The same clips, not copied, as they are fed in a test: whole, and without transforms."""
+    def without_randomness(self, share=1.0):
+        """The same clips, not copied, as they are fed in a test: whole, or the first `share` of them,
+        and without transforms."""
         still = copy.copy(self)
         if not self.crop_resize:
             still.window_size = int(self.num_frame.max())
-        still.window, still.transform, still.random_move, still.sides = {}, {}, False, (0.0, 0.0)
-        still.bones = 0.0
+        still.window = {} if share == 1 else {"share": share, "cut": 0.0}
+        still.transform, still.random_move, still.sides, still.bones = {}, False, (0.0, 0.0), 0.0
         return still
 
     def to(self, device):
@@ -278,7 +279,8 @@ class Feeder(torch.utils.data.Dataset):
             factors[:, self.layout.root] = 1  # where the body is
             joints = transforms.lengthen(joints, factors.index_select(1, one_side), *tables)
         bodies = Bodies(joints, place, there)
-        matrix, origin = self._normalise(bodies, seen, tracks.size[rows])
+        how = (self.layout, self.proportions[1], self.origin_transfer, self.normalization)
+        matrix, origin = normalisation(bodies, seen, tracks.size[rows], *how)
         if origin.dim() > 2:  # a way through the room (B, C, T)
             joints, origin = joints - origin[..., None], torch.zeros_like(origin[..., 0])
         if any(np.any(size) for size in self.transform.values()):
@@ -310,41 +312,48 @@ class Feeder(torch.utils.data.Dataset):
         frames = torch.from_numpy(np.concatenate(frames, dtype=np.float32, casting="same_kind"))
         return Tracks.of(frames, count, self.layout.bones)
 
-    def _normalise(self, bodies, seen, size):
-        """How a batch is normalised: -> matrices (N, C, C), and the origin of each body, (B, C), or
-        (B, C, T) where it moves.
 
-        seen  (B, T): the body is in the frame
-        size  (N,) mean length of the bones of each clip
-        """
-        joints, root, count = bodies.joints, self.layout.root, len(size)
-        matrix = torch.eye(self.channels, device=joints.device).expand(count, -1, -1)
-        origin = joints.new_zeros(joints.shape[:2])
-        if self.origin_transfer == "each":
-            origin = joints[..., root]
-        elif self.origin_transfer == "first":
-            body = bodies.scatter(seen).int().argmax(1)  # (N, T), of the first one there
-            centre = bodies.scatter(joints[..., root]).take_along_dim(body[:, None, None], 1)[:, 0]
-            origin = centre[bodies.clip]
-        elif self.origin_transfer in ("start", "view"):
-            pose = first_pose(bodies, seen)
-            origin = pose[bodies.clip, :, root]
-            if self.origin_transfer == "view":
-                matrix = body_axes(pose, self.layout)
-        if self.normalization == "start":
-            size = bone_length(first_pose(bodies, seen), self.proportions[1], root)
-        if self.normalization:
-            matrix = matrix / size[:, None, None]
-        return matrix, origin
+def normalisation(bodies, seen, size, layout, bones, origin_transfer, normalization):
+    """How clips are normalised: -> matrices (N, C, C), and the origin of each body, (B, C) or (B, C, T)
+    where it moves.
+
+    bodies  Bodies as they were recorded
+    seen    (B, T): the body is in the frame
+    size    (N,) mean length of the bones of each clip
+    bones   what `bone_table` makes of the layout
+    The last two are options of `Feeder`.
+    """
+    joints, root, channels = bodies.joints, layout.root, bodies.joints.shape[1]
+    matrix = torch.eye(channels, device=joints.device).expand(size.shape[0], -1, -1)
+    origin = joints.new_zeros(joints.shape[:2])
+    pose = first_pose(bodies, seen)
+    if origin_transfer == "each":
+        origin = joints[..., root]
+    elif origin_transfer == "first":
+        body = bodies.scatter(seen).int().argmax(1)  # (N, T), of the first one there
+        centres = bodies.scatter(joints[..., root])  # (N, M, C, T)
+        centre = centres.gather(1, body[:, None, None].expand(-1, -1, channels, -1))[:, 0]
+        origin = centre[bodies.clip]
+    elif origin_transfer in ("start", "view"):
+        origin = pose[bodies.clip, :, root]
+        if origin_transfer == "view":
+            matrix = body_axes(pose, layout)
+    if normalization == "start":
+        size = bone_length(pose, bones, root)
+    if normalization:
+        matrix = matrix / size[:, None, None]
+    return matrix, origin
 
 
 def first_pose(bodies, seen):
     """The body that is seen first in each clip, in its first frame, seen (B, T) -> (N, C, V)."""
+    _, channels, _, joints = bodies.joints.shape  # (export.py needs gather: no indexing by two tensors)
     frame = seen.int().argmax(1)
-    rows = torch.arange(len(frame), device=frame.device)
-    poses = bodies.scatter(bodies.joints[rows, :, frame])  # (N, M, C, V)
+    one = frame[:, None, None, None].expand(-1, channels, 1, joints)
+    poses = bodies.scatter(bodies.joints.gather(2, one)[:, :, 0])  # (N, M, C, V)
     body = bodies.scatter((seen.shape[1] - frame) * seen.any(1)).argmax(1)
-    return poses.take_along_dim(body[:, None, None, None], 1)[:, 0]
+    one = body[:, None, None, None].expand(-1, 1, channels, joints)
+    return poses.gather(1, one)[:, 0]
 
 
 def bone_table(layout):
@@ -359,7 +368,7 @@ def bone_table(layout):
 def bone_length(pose, table, root):
     """Mean length of the bones (N,) in a pose (N, C, V); 1 where there is nobody."""
     lengths = (pose @ table).norm(dim=1)
-    length = (lengths.sum(1) - lengths[:, root]) / (len(table) - 1)
+    length = (lengths.sum(1) - lengths[:, root]) / (table.shape[0] - 1)
     return torch.where(length > 0, length, 1.0)
 
 

@@ -14,7 +14,7 @@ import torch
 
 import engine
 from bodies import Bodies
-from feeder import body_axes, bone_length, bone_table
+from feeder import bone_table, normalisation
 from skeleton import Layout
 
 
@@ -38,7 +38,6 @@ class Recognizer:
             )
         self.model, self.layout, self.classes = model.eval(), layout, classes
         self.origin, self.size = origin, size
-        self.bones = bone_table(layout)
         self.reset()
 
     @classmethod
@@ -94,14 +93,11 @@ class Recognizer:
 
     def _first_view(self, pose):
         """From the first pose (1, C, V): matrix (C, C) and origin (C, 1), as `Feeder` takes them."""
-        matrix, origin = torch.eye(self.model.channels), torch.zeros(self.model.channels, 1)
-        if self.origin != "none":
-            origin = pose[0, :, self.layout.root, None]
-        if self.origin == "view":
-            matrix = body_axes(pose, self.layout)[0]
-        if self.size:
-            matrix = matrix / bone_length(pose, self.bones, self.layout.root)
-        return matrix, origin
+        yes = torch.ones(1, 1, dtype=torch.bool)
+        bodies = Bodies(pose[:, :, None], torch.zeros(1, dtype=torch.int64), yes)
+        how = (self.layout, bone_table(self.layout), self.origin, self.size)
+        matrix, origin = normalisation(bodies, yes, torch.ones(1), *how)
+        return matrix[0], origin[0, :, None]
 
 
 class Body:

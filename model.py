@@ -169,7 +169,7 @@ class TwoStreamRNN(nn.Module):
         if "motion" in self.inputs:
             there = joints.abs().sum((1, 3)) > 0  # (B, T)
             both = (there[:, 1:] & there[:, :-1])[:, None, :, None]
-            told.append(nn.functional.pad(joints.diff(dim=2) * both, (0, 0, 1, 0)))
+            told.append(nn.functional.pad((joints[:, :, 1:] - joints[:, :, :-1]) * both, (0, 0, 1, 0)))
         if "bone" in self.inputs:
             told.append(joints - joints.index_select(3, self.hangs_on))
         if "distance" in self.inputs:
@@ -314,13 +314,13 @@ class SpatialRNN(nn.Module):
     def forward(self, bodies):
         """Bodies (B, C, T, V) -> features (B, F). T is at least the window; longer clips are cut
         into as few windows as cover them, evenly spaced, and the windows' features averaged."""
-        frames = bodies.shape[2]
+        frames = int(bodies.shape[2])  # (a constant in what export.py makes)
         if frames < self.window:
             raise ValueError(
                 f"clips of {frames} frames are shorter than the spatial window of {self.window}"
             )
         count = 1 - (self.window - frames) // self.stride
-        starts = torch.linspace(0, frames - self.window, count).long().tolist()
+        starts = [i * (frames - self.window) // max(count - 1, 1) for i in range(count)]
         ways = torch.stack([bodies[:, :, at : at + self.window] for at in starts], 1)
         read = self.read(ways.permute(0, 1, 4, 2, 3))
         return self.windows(read) if self.windows else read.mean(1)
@@ -358,7 +358,7 @@ class SpatialRNN(nn.Module):
         if self.embed:
             ways = torch.relu(self.embed(ways) + self.joint)
         steps = ways.index_select(2, self.order)
-        return self.reader(steps.flatten(0, 1)).unflatten(0, ways.shape[:2])
+        return self.reader(steps.flatten(0, 1)).view(*ways.shape[:2], self.reader.features)
 
 
 class Reader(nn.Module):

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
+import matplotlib.animation
 import matplotlib.ticker
 import numpy as np
 
@@ -117,6 +118,39 @@ def confusion(matrix, names, path, title=""):
     save(figure, path)
 
 
+def report(record, path, title=""):
+    """From a record of test.py: accuracy over the weight of the temporal stream in the fusion and, if
+    it was looked at, over the fraction of the clips that was seen."""
+    weights, seen = record["over_weight"], record.get("over_fraction")
+    figure, axes = plt.subplots(
+        1, 2 if seen else 1, figsize=(9 if seen else 5, 3.6), layout="constrained", squeeze=False
+    )
+    axis = axes[0, 0]
+    axis.plot(weights["weights"], percent(weights["test"]), color=COLORS[0], label="test")
+    if "chosen" in weights:
+        axis.plot(weights["weights"], percent(weights["held_out"]), "--", color=COLORS[1],
+                  label="held out from training")  # fmt: skip
+        axis.axvline(weights["chosen"], color=COLORS[1], linewidth=0.8)
+    axis.axvline(record["temporal_weight"], color=COLORS[0], linewidth=0.8)
+    axis.set(xlabel="weight of the temporal stream (0: spatial alone)", ylabel="accuracy, %")
+    axis.legend(frameon=False)
+    if seen:
+        for color, stream in zip(COLORS, record["results"], strict=False):
+            axes[0, 1].plot(percent(seen["fractions"]), percent(seen[stream]), "o-", color=color,
+                            markersize=3, label=stream)  # fmt: skip
+        axes[0, 1].set(xlabel="seen of the clip, %", ylabel="accuracy, %")
+        axes[0, 1].legend(frameon=False)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11, color=INK)
+    save(figure, path)
+
+
+def percent(shares):
+    return [100 * share for share in shares]
+
+
 # --- Skeletons --------------------------------------------------------------------------------------
 
 
@@ -157,6 +191,55 @@ def skeletons(folder, path, classes=6, stills=8):
         axis.set_title(title[int(label)] if title else f"class {label}", fontsize=9, loc="left",
                        color=INK, pad=2)  # fmt: skip
     save(figure, path)
+
+
+def animate(data, layout, seen, running, classes, path, fps=30.0, most=5):
+    """A clip (T, C, V, M) moving in 3D, as a GIF, beside the running prediction: probabilities
+    (K, classes) after `seen` (K,) frames, of the `most` classes that reach the highest ones."""
+    top = np.argsort(-running.max(0), kind="stable")[:most][::-1]
+    figure = plt.figure(figsize=(7.2, 3.4), layout="constrained")
+    grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.15))
+    body = figure.add_subplot(grid[0], projection="3d" if data.shape[1] == 3 else None)
+    bars = figure.add_subplot(grid[1])
+    points = data.transpose(0, 2, 3, 1)[data.any(1)]  # (..., C) of the joints that are there
+    low, high = points.min(0), points.max(0)
+    part_of = {j: part for part, members in layout.parts.items() for j in members}
+    colors = dict(zip(layout.parts, COLORS * len(layout.parts), strict=False))
+    flat = data.shape[1] == 2
+
+    def draw(step):
+        frame = data[seen[step] - 1]
+        body.clear()
+        for person in frame.transpose(2, 1, 0):  # (V, C)
+            for joint, parent in layout.bones if person.any() else ():
+                line = person[[joint, parent]].T
+                # (matplotlib's z is up, as a sensor's y; a sensor's z runs away from it)
+                body.plot(*(line if flat else line[[0, 2, 1]]), color=colors[part_of[joint]],
+                          linewidth=2.2, solid_capstyle="round")  # fmt: skip
+        if flat:
+            body.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        else:
+            body.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
+            body.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3), zoom=1.25)
+            body.view_init(elev=12, azim=-75)
+        body.axis("off")
+        body.set_title(f"frame {seen[step]} of {len(data)}", fontsize=9, color=INK)
+        bars.clear()
+        likely = running[step].argmax()
+        bars.barh(range(len(top)), 100 * running[step][top],
+                  color=[COLORS[1] if c == likely else COLORS[5] for c in top])  # fmt: skip
+        for row, c in enumerate(top):
+            bars.text(1.5, row, classes[c], va="center", fontsize=9, color="black")
+        bars.set(xlim=(0, 100), yticks=[])
+        bars.set_xlabel("probability, %", fontsize=9)
+        bars.tick_params(labelsize=8)
+        bars.spines[["top", "right", "left"]].set_visible(False)
+
+    made = matplotlib.animation.FuncAnimation(figure, draw, len(seen))
+    rate = fps * len(seen) / len(data) if fps else 15
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    made.save(path, writer=matplotlib.animation.PillowWriter(fps=max(1, round(rate))), dpi=80)
+    plt.close(figure)
 
 
 def standing_body(layout):

@@ -121,6 +121,43 @@ def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow",
     raise FileNotFoundError(f"no {dataset.ending} files in {paths[0]}: {_remedy(dataset)}")
 
 
+def read_clips(path, dataset_name="ntu", bodies="follow"):
+    """The clips in a file or folder of any form, to be recognised: a raw file of any data set under any
+    name; a .npy of one clip, (T, V, C) or (M, T, V, C), or of many, (N, C, T, V, M); or what
+    `open_source` reads -> iterator of Clip and Fault. Labels of the first two are 0."""
+    path = Path(path)
+    raw = {dataset.ending: dataset for dataset in DATASETS.values()}
+    prepared = path.name.endswith(("_data.npy", "_data_joint.npy"))
+    if path.suffix in raw and path.exists():
+        try:
+            yield Clip(path.stem, 0, raw[path.suffix].parse(_content("", str(path)), bodies)[1])
+        except Exception as error:
+            yield Fault.of(str(path), error)
+    elif path.suffix == ".npy" and path.exists() and not prepared:
+        try:
+            many = read_array(path, mmap=True)
+            clips = many.swapaxes(1, 2) if many.ndim == 5 else [_load_own(path)]  # (T, C, V, M) each
+        except Exception as error:
+            yield Fault.of(str(path), error)
+            return
+        names = [f"{path.stem} {i}" for i in range(len(clips))] if len(clips) > 1 else [path.stem]
+        found = (
+            (f"{path.parent / name}", Clip(name, 0, None), lambda clip=clip: clip)
+            for name, clip in zip(names, clips, strict=False)
+        )
+        yield from tidied(found, [""], clips[0].shape[1:3])
+    else:
+        try:
+            items = open_source([path], dataset_name, bodies=bodies).items
+        except FileNotFoundError:
+            reason = "no clips in it in a form that convert_data.py reads"
+            yield Fault(str(path), "", reason if path.exists() else "there is no such file")
+        except (OSError, ValueError) as error:
+            yield Fault(str(path), "", str(error))
+        else:
+            yield from items
+
+
 def _remedy(dataset):
     return (
         f"with --data_path give the folder of the raw {dataset.ending} files of {dataset.title}, or "

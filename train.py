@@ -306,7 +306,7 @@ def main(config, resume=False, overwrite=False, stop=None):
         shorter.write_text("".join(lines), encoding="utf-8")
         shorter.replace(log)
     elif writes:
-        endings = (".pt", ".pt.partial", "_test.json", "_confusion.png")
+        endings = (".pt", ".pt.partial", *engine.TEST_OUTPUTS)
         for path in ("curves.png", *(stem + end for stem in ("last", "best") for end in endings)):
             (folder / path).unlink(missing_ok=True)  # of the run that is replaced
         log.write_text("", encoding="utf-8")
@@ -328,6 +328,7 @@ def main(config, resume=False, overwrite=False, stop=None):
             "model": model.state_dict(),
             "network": network,
             **data,
+            "held_out": held_out,
             "feeding": feeding,
             "random_feeding": random_feeding(config),
             "optimizer": optimizer.state_dict(),

@@ -160,8 +160,9 @@ def crop_resize(num_frame, window, share=1.0, cut=0.5, generator=None):
     cut    where that part is cut out: 0 first frames, 1 last ones; a pair: drawn
     """
     draw = {"generator": generator, "device": num_frame.device}
-    keep = (num_frame * drawn(share, len(num_frame), **draw)).clamp(min=1)
-    start = (num_frame - keep) * drawn(cut, len(num_frame), **draw)
+    count = num_frame.shape[0]  # (not len: export.py would take it for a constant)
+    keep = (num_frame * drawn(share, count, **draw)).clamp(min=1)
+    start = (num_frame - keep) * drawn(cut, count, **draw)
     steps = torch.linspace(0, 1, window, device=num_frame.device)
     return start[:, None] + (keep - 1)[:, None] * steps
 
@@ -182,7 +183,7 @@ def sample(tracks, start, num_frame, positions):
 
     def read(frame):
         row = (start[:, None] + frame).flatten()
-        return [values.index_select(0, row).unflatten(0, frame.shape) for values in tracks]
+        return [values.index_select(0, row).view(*frame.shape, *values.shape[1:]) for values in tracks]
 
     joints, seen = read(lower)
     if positions.is_floating_point():

@@ -1,8 +1,10 @@
 """Every script as a command, on the CPU, from converted files to pictures."""
 
+import csv
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +13,15 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import PIL.Image
 import pytest
 import studies
 
+import engine
+import predict
+import sources
 import train
+from model import SPATIAL, TEMPORAL
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,12 +48,12 @@ def trained(workplace):
     return workplace / "checkpoints" / "NTU-RGB-D-xview-traversal-hierarchical"
 
 
-def run(folder, script, *arguments, fails=False):
+def run(folder, script, *arguments, fails=False, stdin=""):
     # A GPU would make the numbers differ between machines; these tests are about the commands.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, ROOT / script, *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, env=environment, timeout=300,
+        cwd=folder, input=stdin, capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -180,6 +187,167 @@ def test_the_mean_over_draws(trained, workplace):
     assert "draws=0: must be at least 1" in fails.stderr
 
 
+def scores(checkpoint):
+    with np.load(f"{checkpoint.with_suffix('')}_scores.npz") as file:
+        return dict(file)
+
+
+def test_the_report_of_a_test(trained, workplace):
+    run(workplace, "test.py", trained / "best.pt", "--fractions")
+    record = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))
+    saved = scores(trained / "best.pt")
+    predicted, label = saved["posterior"].argmax(2), saved["label"]
+    assert saved["posterior"].shape == (12, 3, 60)
+    for stream, column in zip(("temporal", "spatial", "fused"), predicted.T, strict=True):
+        assert (column == label).mean() == pytest.approx(record["results"][stream]["accuracy"])
+    with open(trained / "best_predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = engine.load_checkpoint(trained / "best.pt")["classes"]
+    assert [row["clip"] for row in rows] == saved["name"].tolist()
+    assert [row["predicted"] for row in rows] == [classes[i] for i in predicted[:, 2]]
+    wrong = [(classes[a], classes[b]) for a, b in zip(label, predicted[:, 2], strict=True) if a != b]
+    assert sum(clips for *_, clips, _ in record["confused"]) == len(wrong)
+    for true, taken_for, clips, of in record["confused"]:
+        assert wrong.count((true, taken_for)) == clips and of == 3
+    assert record["per_camera"] == {"1": {"clips": 12, "accuracy": np.mean(predicted[:, 2] == label)}}
+    assert [entry["clips"] for entry in record["per_performer"].values()] == [4, 4, 4]
+
+    weights, fused = record["over_weight"], record["results"]["fused"]["accuracy"]
+    assert weights["test"][0] == pytest.approx(record["results"]["spatial"]["accuracy"])
+    assert weights["test"][-1] == pytest.approx(record["results"]["temporal"]["accuracy"])
+    assert weights["test"][10] == pytest.approx(fused)
+    best = [w for w, a in zip(weights["weights"], weights["held_out"], strict=True)
+            if a == max(weights["held_out"])]  # fmt: skip
+    assert weights["chosen"] in best and len(weights["held_out"]) == 21
+    seen = record["over_fraction"]
+    assert seen["fractions"][-1] == 1 and seen["fused"][-1] == pytest.approx(fused)
+    picture(trained / "best_report.png")
+
+
+def test_the_mean_of_two_networks(trained, workplace):
+    run(workplace, "train.py", *TINY, "--name", "second", "--seed", 1, "--spatial", "chain")
+    second = workplace / "checkpoints/second"
+    for checkpoint in (trained / "last.pt", second / "last.pt"):
+        run(workplace, "test.py", checkpoint)
+    run(workplace, "test.py", trained / "last.pt", second / "last.pt")
+    one, two, both = map(
+        scores, (trained / "last.pt", second / "last.pt", trained / "last+second-last.pt")
+    )
+    mean = (one["posterior"] + two["posterior"]) / 2
+    np.testing.assert_allclose(both["posterior"], mean, atol=1e-6)
+    assert not np.allclose(one["posterior"], two["posterior"], atol=1e-3)
+    record = json.loads((trained / "last+second-last_test.json").read_text(encoding="utf-8"))
+    accuracy = (mean[:, 2].argmax(1) == one["label"]).mean()
+    assert record["results"]["fused"]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_predict_says_of_a_raw_file_what_the_test_says(trained, workplace, raw):
+    """To 1e-6, whatever the file is called."""
+    run(workplace, "test.py", trained / "best.pt")
+    saved = scores(trained / "best.pt")
+    predictor = predict.Predictor(trained / "best.pt", "cpu")
+    for i, name in enumerate(saved["name"]):
+        shutil.copy(raw / f"{name}.skeleton", workplace / "mine.skeleton")
+        (clip,) = sources.read_clips(workplace / "mine.skeleton")
+        np.testing.assert_allclose(predictor([clip])[0], saved["posterior"][i, 2], atol=1e-6)
+    clips = list(sources.read_clips(workplace / "NTU-RGB-D/xview"))
+    said = dict(zip([clip.name for clip in clips], predictor(clips), strict=True))
+    assert len(said) == 36
+    for name, posterior in zip(saved["name"], saved["posterior"], strict=True):
+        np.testing.assert_allclose(said[name], posterior[2], atol=1e-6)
+
+
+def test_predict(trained, workplace, raw):
+    checkpoint = ("--checkpoint", trained / "best.pt")
+    name = "S002C002P001R001A010"
+    done = run(workplace, "predict.py", raw / f"{name}.skeleton", *checkpoint, "--animate", "a/b.gif")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{name} (") and lines[0].endswith(" frames, 1 body)")
+    shares = [float(line.split()[0]) for line in lines[1:6]]
+    assert len(lines) == 7 and shares == sorted(shares, reverse=True) and sum(shares) <= 100.3
+    with PIL.Image.open(workplace / "a/b.gif") as animation:
+        assert 20 <= animation.n_frames <= 40
+    inside = run(workplace, "predict.py", "NTU-RGB-D/xview", "--clip", name, *checkpoint)
+    assert inside.stdout.splitlines() == lines[:6]
+    two = run(workplace, "predict.py", raw, "--clip", name, name[:-2] + "58", *checkpoint).stdout
+    assert two.splitlines()[:6] == lines[:6] and "2 bodies" in two.splitlines()[6]
+
+
+def test_predict_from_arrays(trained, workplace, raw):
+    predictor = predict.Predictor(trained / "best.pt", "cpu")
+    (clip,) = sources.read_clips(raw / "S002C002P001R001A058.skeleton")
+    expected = predictor([clip])
+    padded = np.zeros((2, *clip.data.swapaxes(0, 1).shape), np.float32)
+    padded[1] = clip.data.swapaxes(0, 1)
+    padded = np.pad(padded, ((0, 0), (0, 0), (0, 9), (0, 0), (0, 0)))
+    forms = {"people": clip.data.transpose(3, 0, 2, 1), "padded": padded}
+    for name, array in forms.items():
+        np.save(workplace / f"{name}.npy", array)
+        *faults, found = sources.read_clips(workplace / f"{name}.npy")
+        np.testing.assert_allclose(predictor([found]), expected, atol=1e-6)
+    assert found.name == "padded 1" and faults[0].reason == "no body in any frame"
+    one = clip.data[..., :1]
+    np.save(workplace / "one.npy", one[..., 0].swapaxes(1, 2))
+    (found,) = sources.read_clips(workplace / "one.npy")
+    np.testing.assert_array_equal(found.data[..., :1], one)
+
+
+def test_predict_names_what_is_damaged(trained, workplace, raw):
+    good = raw / "S002C002P001R001A010.skeleton"
+    lines = good.read_text().splitlines()
+    (workplace / "cut.skeleton").write_text("\n".join(lines[:40]))
+    np.save(workplace / "kinect1.npy", np.ones((5, 20, 3)))
+    done = run(workplace, "predict.py", "cut.skeleton", "gone.skeleton", "kinect1.npy", good,
+               "--checkpoint", trained / "best.pt", fails=True)  # fmt: skip
+    assert done.stdout.startswith("S002C002P001R001A010 (")
+    assert re.search(r"cut\.skeleton: line 40: .+", done.stderr)
+    assert "gone.skeleton: there is no such file" in done.stderr
+    assert "kinect1.npy: kinect1: 20 joints with 3 coordinates each; the network" in done.stderr
+    done = run(workplace, "predict.py", good, "--checkpoint", "gone.pt", fails=True)
+    assert "gone.pt is missing" in done.stderr
+    done = run(workplace, "predict.py", good, "--clip", "no", "--checkpoint", trained / "best.pt",
+               fails=True)  # fmt: skip
+    assert "no clip called no" in done.stderr
+
+
+def test_predict_a_stream(trained, workplace, raw):
+    run(workplace, "train.py", "--setting", "live", *TINY, "--layers", 2, "--window_layers", 1,
+        "--name", "live", "--embedding", 4)  # fmt: skip
+    checkpoint = ("--checkpoint", "checkpoints/live/best.pt")
+    file = raw / "S002C002P001R001A058.skeleton"
+    replayed = run(workplace, "predict.py", file, "--stream", "--fps", 0, *checkpoint).stdout
+    (clip,) = sources.read_clips(file)
+    lines = [" ".join(map(str, frame.transpose(2, 1, 0).flatten())) for frame in clip.data]
+    piped = run(workplace, "predict.py", "--stream", *checkpoint, stdin="\n".join(lines))
+    assert replayed.splitlines()[1:] == piped.stdout.splitlines() and len(lines) > 20
+    assert piped.stdout.count("\n") == len(lines)
+    (share,) = run(workplace, "predict.py", file, *checkpoint).stdout.splitlines()[1:2]
+    assert share.split() == piped.stdout.splitlines()[-1].split()[1:]  # as for the whole clip
+    done = run(workplace, "predict.py", "--stream", *checkpoint, stdin="\n1 2 3\n", fails=True)
+    assert "line 2: needs 25 x 3 numbers for each body" in done.stderr
+    done = run(workplace, "predict.py", "--stream", "--checkpoint", trained / "best.pt", fails=True)
+    assert "only a causal network" in done.stderr
+
+
+@pytest.mark.parametrize("temporal", TEMPORAL)
+@pytest.mark.parametrize("spatial", SPATIAL)
+def test_export(temporal, spatial, workplace, tmp_path):
+    """ONNX equals PyTorch to 1e-4 for one and two bodies: export.py compares, and fails if not."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    full = ["--setting", "full", *TINY, "--embedding", 4, "--view_units", 3, "--window_layers", 1]
+    options = full if temporal == "stacked" else TINY
+    run(workplace, "train.py", *options, "--epochs", 1, "--temporal", temporal, "--spatial", spatial,
+        "--name", f"export-{temporal}-{spatial}")  # fmt: skip
+    checkpoint = workplace / "checkpoints" / f"export-{temporal}-{spatial}" / "best.pt"
+    done = run(workplace, "export.py", checkpoint, "--out", tmp_path / "net.onnx").stdout
+    differences = [float(d) for d in re.findall(r"differs by at most (\S+)", done)]
+    assert len(differences) == 2 and max(differences) < 1e-5
+    assert "4 random clips" in done and "12 test clips, fed by Feeder" in done
+    properties = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert properties["classes"] == engine.load_checkpoint(checkpoint)["classes"]
+
+
 def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
     def fails(*arguments):
         return run(workplace, "test.py", *arguments, fails=True).stderr
@@ -215,12 +383,12 @@ def test_plot(trained, workplace):
     height, width = {}, {}
     other = workplace / "other" / trained.name  # another run of the same name
     shutil.copytree(trained, other, dirs_exist_ok=True)
-    for name, *sources in (
+    for name, *given in (
         ("curves", trained), ("curves", trained, other),
         ("skeletons", "NTU-RGB-D/xview"), ("orders",), ("architecture",), ("bodies",),
     ):  # fmt: skip
-        path = out / f"{name}{len(sources)}.png"
-        run(workplace, "plot.py", name, *sources, "--out", path)
+        path = out / f"{name}{len(given)}.png"
+        run(workplace, "plot.py", name, *given, "--out", path)
         height[path.stem], width[path.stem] = picture(path)
     assert min(width.values()) > 700 and min(height.values()) > 300
     assert "needs a folder" in run(workplace, "plot.py", "curves", fails=True).stderr
