@@ -14,6 +14,7 @@ import argparse
 import inspect
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -75,8 +76,8 @@ class Config:
     mirror: float = 0.0  # share of the clips that are seen in a mirror
     exchange: float = 0.0  # share of the clips with left and right exchanged, a back taken for a front
     # Optimisation
-    epochs: int = 300
-    batch_size: int = 256
+    epochs: int = 300  # passes over the training clips
+    batch_size: int = 256  # clips of a step, of all processes
     learning_rate: float = 0.001  # of Adam
     schedule: str = "steps"  # of the learning rate; or "cosine", to zero at the last epoch
     milestones: tuple = (100, 160, 220)  # "steps": epochs after which it drops ...
@@ -88,11 +89,10 @@ class Config:
     seed: int = 0  # of everything random
     # Machine
     device: str = ""  # "cuda", "cpu"; "": the GPU when there is one
-    precision: str = (
-        "float32"  # or "bfloat16": half the bits in the networks, where the device has them
-    )
+    precision: str = "float32"  # or "bfloat16": half the bits in the networks, if supported
     workers: int = 0  # processes that make batches; 0: batches are made on the device, from its memory
     mmap: bool = False  # leave the data on disk, when it does not fit into memory
+    tensorboard: bool = False  # log for TensorBoard too, in the run's folder
 
 
 # The most accurate found so far, for small data sets; results/README.md tells what each line gives.
@@ -124,7 +124,15 @@ SETTINGS = {
 }  # fmt: skip
 
 SCHEDULES = ("steps", "cosine")
-RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap")  # may differ when a run is resumed
+RESUMABLE = (
+    "name",
+    "data",
+    "epochs",
+    "device",
+    "workers",
+    "mmap",
+    "tensorboard",
+)  # may differ when a run is resumed
 
 
 def hold_out(performers, share, seed):
@@ -182,6 +190,12 @@ def random_feeding(config):
         "rand_mirror": config.mirror,
         "rand_exchange": config.exchange,
     }
+
+
+def network(config):
+    """Options of TwoStreamRNN."""
+    options = inspect.signature(TwoStreamRNN).parameters
+    return {field: getattr(config, field) for field in options if hasattr(config, field)}
 
 
 def open_data(config):
@@ -257,12 +271,8 @@ def main(config, resume=False, overwrite=False, stop=None):
         training, held_out = hold_out_camera(meta, config.held_out_camera)
     else:
         training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
-    network = {
-        field: getattr(config, field)
-        for field in inspect.signature(TwoStreamRNN).parameters
-        if hasattr(config, field)
-    } | {"channels": feeder.channels}
-    model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **network).to(device)
+    options = network(config) | {"channels": feeder.channels}
+    model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **options).to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -273,6 +283,7 @@ def main(config, resume=False, overwrite=False, stop=None):
     still = feeder.without_randomness()
     one = torch.ones(1, feeder.channels, feeder.window_size, len(feeder.layout.joints), 1)
     operations = engine.operations(model, one.to(device))
+    board = tensorboard_writer(folder) if config.tensorboard and writes else lambda line: None
     batches = engine.loader(feeder, training, config.batch_size, order, config.workers, device)
     unseen = engine.loader(still, held_out, config.batch_size)
 
@@ -326,7 +337,7 @@ def main(config, resume=False, overwrite=False, stop=None):
     def save(path):
         contents = {
             "model": model.state_dict(),
-            "network": network,
+            "network": options,
             **data,
             "held_out": held_out,
             "feeding": feeding,
@@ -385,6 +396,7 @@ def main(config, resume=False, overwrite=False, stop=None):
         if writes:
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            board(line)
         if improved:
             save(folder / "best.pt")
         save(last)
@@ -412,11 +424,44 @@ def describe(line):
     return " | ".join(parts)
 
 
+def tensorboard_writer(folder):
+    """A function that logs an epoch's line for TensorBoard. ValueError where that is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+    writer = SummaryWriter(folder)
+
+    def write(line):
+        for part in ("train", "held_out"):
+            for stream, values in line.get(part, {}).items():
+                for metric, value in values.items():
+                    writer.add_scalar(f"{metric}/{stream}/{part}", value, line["epoch"])
+        writer.add_scalar("learning_rate", line["learning_rate"], line["epoch"])
+        writer.flush()
+
+    return write
+
+
+def explanations():
+    """What the comments of Config say of each field."""
+    found = {}
+    for line in inspect.getsource(Config).splitlines():
+        code, _, comment = line.partition("#")
+        if match := re.match(r"    (\w+): ", code):
+            field = match[1]
+            found[field] = comment.strip()
+        elif line.startswith("    #  "):  # goes on
+            found[field] += f" {comment.strip()}"
+    return found
+
+
 def parse_arguments():
     """-> (config, resume, overwrite); every field of Config is an option."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS, allow_abbrev=False)  # fmt: skip
+    explained = explanations()
     for field in fields(Config):
         kind = type(field.default)
         shape = {"type": kind, "metavar": kind.__name__.upper()}
@@ -424,7 +469,11 @@ def parse_arguments():
             shape = {"action": argparse.BooleanOptionalAction}
         if kind is tuple:
             shape = {"type": type(field.default[0]), "nargs": "*", "metavar": "VALUE"}
-        parser.add_argument(f"--{field.name}", help=f"default: {field.default}", **shape)
+        parser.add_argument(
+            f"--{field.name}",
+            help=f"{explained[field.name]} (default: {field.default})".replace("%", "%%"),
+            **shape,
+        )
     parser.add_argument("--setting", choices=SETTINGS, help="start from these named settings")
     parser.add_argument("--resume", action="store_true", help="continue checkpoints/<name>")
     parser.add_argument("--overwrite", action="store_true", help="replace checkpoints/<name>")

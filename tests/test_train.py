@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -392,6 +393,38 @@ def test_settings_change_the_training(config, field, value):
     one = log_of(train.main(replace(config, epochs=1)))
     two = log_of(train.main(replace(config, epochs=1, name="other", **{field: value})))
     assert one[0]["held_out"]["fused"]["loss"] != two[0]["held_out"]["fused"]["loss"]
+
+
+def test_help_tells_what_the_comments_tell():
+    told = train.explanations()
+    assert told.keys() == {field.name for field in fields(train.Config)} and all(told.values())
+    assert told["units"] == "LSTM units of a layer, in each direction"
+    assert told["held_out"].endswith("train on every clip, best.pt is the last epoch")
+
+
+def test_tensorboard(config, monkeypatch):
+    logged = {}
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == Path("checkpoints/run")
+
+        def add_scalar(self, name, value, epoch):
+            logged[name, epoch] = value
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        train.main(replace(config, tensorboard=True))
+    fake = SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    folder = train.main(replace(config, tensorboard=True, epochs=2))
+    for line in log_of(folder):
+        assert logged["accuracy/fused/held_out", line["epoch"]] == line["held_out"]["fused"]["accuracy"]
+        assert logged["loss/spatial/train", line["epoch"]] == line["train"]["spatial"]["loss"]
+    assert len(logged) == 2 * (2 * 9 + 1)
 
 
 def test_a_run_is_not_overwritten_by_accident(config):
