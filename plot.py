@@ -2,6 +2,7 @@
 
     python plot.py curves checkpoints/a checkpoints/b    # accuracy and loss over the epochs
     python plot.py skeletons NTU-RGB-D/xview             # stills of clips of several classes
+    python plot.py fractions checkpoints/a/last_test.json ...   # accuracy over how much was seen
     python plot.py orders                                # chain and traversal on the body
     python plot.py architecture                          # the network as a diagram
     python plot.py bodies                                # what convert_data.py does with the bodies
@@ -149,6 +150,52 @@ def report(record, path, title=""):
 
 def percent(shares):
     return [100 * share for share in shares]
+
+
+def fractions(files, path):
+    """Accuracy over the fraction of the clips that was seen, from records of `test.py --fractions`."""
+    figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    for file, color in zip(files, COLORS * len(files), strict=False):
+        record = json.loads(Path(file).read_text(encoding="utf-8"))
+        if "over_fraction" not in record:
+            raise ValueError(f"{file} tells nothing of fractions: make it with test.py --fractions")
+        seen = record["over_fraction"]
+        label = Path(record["checkpoint"].split()[0]).parent.name
+        axis.plot(percent(seen["fractions"]), percent(seen["fused"]), "o-", color=color, markersize=3,
+                  label=label)  # fmt: skip
+    axis.set(xlabel="seen of the clip, %", ylabel="accuracy, %", title=record["data"])
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def cost(points, path):
+    """Accuracy against operations: {data: [(setting, combination, operations of a clip, accuracy in %,
+    its standard deviation or 0)]}."""
+    figure, axes = plt.subplots(
+        1, len(points), figsize=(5 * len(points), 4), layout="constrained", squeeze=False
+    )
+    settings = list(dict.fromkeys(entry[0] for entries in points.values() for entry in entries))
+    kinds = list(dict.fromkeys(entry[1] for entries in points.values() for entry in entries))
+    markers = dict(zip(kinds, "os^D", strict=False))
+    for axis, (data, entries) in zip(axes[0], points.items(), strict=True):
+        for setting, kind, operations, accuracy, spread in entries:
+            color = COLORS[settings.index(setting) % len(COLORS)]
+            axis.errorbar(operations / 1e6, accuracy, spread, color=color, marker=markers[kind],
+                          markersize=6, linestyle="", capsize=2)  # fmt: skip
+        axis.set(xscale="log", title=data, xlabel="operations a clip, millions")
+        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            ticks(matplotlib.ticker.ScalarFormatter())
+        axis.grid(alpha=0.3, which="both")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("accuracy, %")
+    shown = [plt.Line2D([], [], color=COLORS[i % len(COLORS)], marker="o", linestyle="", label=name)
+             for i, name in enumerate(settings)]  # fmt: skip
+    shown += [plt.Line2D([], [], color=INK, marker=marker, linestyle="", label=kind)
+              for kind, marker in markers.items()]  # fmt: skip
+    figure.legend(handles=shown, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    save(figure, path)
 
 
 # --- Skeletons --------------------------------------------------------------------------------------
@@ -391,6 +438,11 @@ def architecture(path):
     save(figure, path)
 
 
+FROM_FILES = {
+    "curves": curves,
+    "skeletons": lambda sources, out: skeletons(sources[0], out),
+    "fractions": fractions,
+}
 DIAGRAMS = {"orders": orders, "architecture": architecture, "bodies": bodies}
 
 
@@ -398,18 +450,17 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("picture", choices=("curves", "skeletons", *DIAGRAMS))
-    parser.add_argument("sources", nargs="*", help="run folders (curves), a data folder (skeletons)")
+    parser.add_argument("picture", choices=(*FROM_FILES, *DIAGRAMS))
+    parser.add_argument("sources", nargs="*", help="run folders (curves), a data folder (skeletons), "
+                                                   "records of test.py (fractions)")  # fmt: skip
     parser.add_argument("--out", help="the picture's file (default: <picture>.png)")
     arguments = parser.parse_args()
     out, sources = arguments.out or f"{arguments.picture}.png", arguments.sources
-    if arguments.picture in ("curves", "skeletons") and not sources:
-        parser.error(f"{arguments.picture} needs a folder; see --help")
+    if arguments.picture in FROM_FILES and not sources:
+        parser.error(f"{arguments.picture} needs a folder or files; see --help")
     try:
-        if arguments.picture == "curves":
-            curves(sources, out)
-        elif arguments.picture == "skeletons":
-            skeletons(sources[0], out)
+        if arguments.picture in FROM_FILES:
+            FROM_FILES[arguments.picture](sources, out)
         else:
             DIAGRAMS[arguments.picture](out)
     except (ValueError, OSError) as error:

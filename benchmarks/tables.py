@@ -7,7 +7,9 @@ A record is what test.py writes. Runs that differ in nothing but their seed and 
 and standard deviation of their accuracies, medians of what they cost. Rows are named by their label in
 a study (studies.py), or by the setting of train.py that they differ from least, and by how. A table
 stands in README.md or results/README.md between <!-- results: DATA --> and <!-- end -->, where DATA is
-the folder of the benchmark; a benchmark without records is said to be not run.
+the folder of the benchmark: the settings of train.py, with and without 3D transforms; with "DATA, all"
+every row. A benchmark without records is said to be not run. Accuracy against cost is drawn as
+github/cost.png.
 """
 
 import json
@@ -20,12 +22,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import plot  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 
 COLUMNS = ("Setting", "Temporal + spatial", "Temporal stream", "Spatial stream", "Two-stream", "Runs",
            "Parameters", "Operations a clip", "Training", "Recognition")  # fmt: skip
 COSTS = (("operations", "M", 1e6), ("training_seconds", "min", 60), ("clips_per_second", "clips/s", 1))
+NOT_RUN = "Not run.\n"
+WITHOUT = " without 3D transforms"
 # What does not make another row.
 ASIDE = {"data", "name", "seed", "device", "workers", "mmap", "held_out", "temporal", "spatial"}
 
@@ -82,18 +87,46 @@ def table(records):
         cells += [str(len(runs)), f"{runs[0]['parameters'] / 1e6:.2f} M"]
         for field, unit, size in COSTS:
             known = [run[field] for run in runs if run.get(field)]
-            cells.append(f"{statistics.median(known) / size:.3g} {unit}" if known else "")
+            value = statistics.median(known) / size if known else 0
+            text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+            cells.append(f"{text} {unit}" if known else "")
         lines.append("| " + " | ".join(cells) + " |\n")
     return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}\n" + "".join(lines)
+
+
+def whole_setting(record):
+    """Is it a run of a setting as it stands in train.py, or of that without 3D transforms?"""
+    label = row_key(record)[1]
+    return label.removesuffix(WITHOUT) in train.SETTINGS
+
+
+def cost_points(records):
+    """What plot.cost draws: the rows of whole settings whose operations are known."""
+    points = {}
+    for data, found in records.items():
+        rows = {}
+        for record in filter(whole_setting, found):
+            _, label, _, temporal, spatial = row_key(record)
+            if record.get("operations"):
+                kind = f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"
+                rows.setdefault((label, kind, record["operations"]), []).append(record)
+        for (label, kind, operations), runs in sorted(rows.items()):
+            values = [100 * run["results"]["fused"]["accuracy"] for run in runs]
+            spread = statistics.stdev(values) if len(values) > 1 else 0
+            points.setdefault(data, []).append(
+                (label, kind, operations, statistics.mean(values), spread)
+            )
+    return points
 
 
 def fill(text, records):
     """README with its tables made anew."""
 
     def replace(match):
-        data = match[1]
-        body = table(records[data]) if data in records else "Not run.\n"
-        return f"<!-- results: {data} -->\n{body}<!-- end -->"
+        data = match[1].removesuffix(", all")
+        found = records.get(data, [])
+        found = found if data != match[1] else list(filter(whole_setting, found))
+        return f"<!-- results: {match[1]} -->\n{table(found) if found else NOT_RUN}<!-- end -->"
 
     return re.sub(r"<!-- results: (.+?) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
@@ -105,6 +138,8 @@ def main():
         return
     for page in (ROOT / "README.md", ROOT / "results" / "README.md"):
         page.write_text(fill(page.read_text(encoding="utf-8"), records), encoding="utf-8")
+    if points := cost_points(records):
+        plot.cost(points, ROOT / "github" / "cost.png")
 
 
 if __name__ == "__main__":

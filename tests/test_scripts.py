@@ -391,7 +391,7 @@ def test_plot(trained, workplace):
         run(workplace, "plot.py", name, *given, "--out", path)
         height[path.stem], width[path.stem] = picture(path)
     assert min(width.values()) > 700 and min(height.values()) > 300
-    assert "needs a folder" in run(workplace, "plot.py", "curves", fails=True).stderr
+    assert "needs a folder or files" in run(workplace, "plot.py", "curves", fails=True).stderr
     assert "log.jsonl is missing" in run(workplace, "plot.py", "curves", out, fails=True).stderr
 
 
