@@ -19,7 +19,7 @@ demo: .venv/running
 	$(RUN) synthesize.py --out demo/raw
 	$(RUN) convert_data.py --data_path demo/raw --out_folder demo
 	$(RUN) train.py --setting demo --name demo --overwrite
-	$(RUN) test.py $(DEMO_RUN)/best.pt
+	$(RUN) test.py $(DEMO_RUN)/best.pt --fractions
 	$(RUN) plot.py skeletons demo/xview --out $(DEMO_RUN)/skeletons.png
 	@echo "pictures: $(DEMO_RUN)/curves.png $(DEMO_RUN)/best_confusion.png $(DEMO_RUN)/skeletons.png"
 
@@ -35,6 +35,9 @@ figures: demo
 	$(RUN) plot.py skeletons demo/xview --out github/skeletons.png
 	$(RUN) plot.py curves $(DEMO_RUN) --out github/curves.png
 	cp $(DEMO_RUN)/best_confusion.png github/confusion.png
+	cp $(DEMO_RUN)/best_report.png github/report.png
+	$(RUN) predict.py demo/xview --checkpoint $(DEMO_RUN)/best.pt --animate github/animation.gif --clip \
+		S002C001P003R001A023 S002C001P005R001A059 S002C001P002R001A024
 	$(RUN) plot.py orders --out github/joint_orders.png
 	$(RUN) plot.py architecture --out github/architecture.png
 	$(RUN) plot.py bodies --out github/bodies.png

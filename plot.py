@@ -240,41 +240,46 @@ def skeletons(folder, path, classes=6, stills=8):
     save(figure, path)
 
 
-def animate(data, layout, seen, running, classes, path, fps=30.0, most=5):
-    """A clip (T, C, V, M) moving in 3D, as a GIF, beside the running prediction: probabilities
-    (K, classes) after `seen` (K,) frames, of the `most` classes that reach the highest ones."""
-    top = np.argsort(-running.max(0), kind="stable")[:most][::-1]
+def animate(clips, layout, classes, path, fps=30.0, most=5):
+    """Clips moving in 3D, one after the other, as a GIF, beside the running prediction.
+
+    clips  [(data (T, C, V, M), seen (K,), probabilities (K, classes) after so many frames)]
+    most   classes shown: those that reach the highest probabilities during the clip
+    """
+    flat = clips[0][0].shape[1] == 2
     figure = plt.figure(figsize=(7.2, 3.4), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.15))
-    body = figure.add_subplot(grid[0], projection="3d" if data.shape[1] == 3 else None)
+    scene = figure.add_subplot(grid[0], projection=None if flat else "3d")
     bars = figure.add_subplot(grid[1])
-    points = data.transpose(0, 2, 3, 1)[data.any(1)]  # (..., C) of the joints that are there
-    low, high = points.min(0), points.max(0)
     part_of = {j: part for part, members in layout.parts.items() for j in members}
     colors = dict(zip(layout.parts, COLORS * len(layout.parts), strict=False))
-    flat = data.shape[1] == 2
+    shown = [(clip, step) for clip in clips for step in range(len(clip[1]))]
 
-    def draw(step):
-        frame = data[seen[step] - 1]
-        body.clear()
-        for person in frame.transpose(2, 1, 0):  # (V, C)
-            for joint, parent in layout.bones if person.any() else ():
-                line = person[[joint, parent]].T
+    def draw(number):
+        (data, seen, running), step = shown[number]
+        scene.clear()
+        for body in data[seen[step] - 1].transpose(2, 1, 0):  # (V, C)
+            for joint, parent in layout.bones if body.any() else ():
+                line = body[[joint, parent]].T
                 # (matplotlib's z is up, as a sensor's y; a sensor's z runs away from it)
-                body.plot(*(line if flat else line[[0, 2, 1]]), color=colors[part_of[joint]],
-                          linewidth=2.2, solid_capstyle="round")  # fmt: skip
+                scene.plot(*(line if flat else line[[0, 2, 1]]), color=colors[part_of[joint]],
+                           linewidth=2.2, solid_capstyle="round")  # fmt: skip
+        points = data.transpose(0, 3, 2, 1)  # (T, M, V, C)
+        points = points[points.any((2, 3))].reshape(-1, data.shape[1])
+        low, high = points.min(0), points.max(0)
         if flat:
-            body.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+            scene.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         else:
-            body.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
-            body.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3), zoom=1.25)
-            body.view_init(elev=12, azim=-75)
-        body.axis("off")
-        body.set_title(f"frame {seen[step]} of {len(data)}", fontsize=9, color=INK)
+            scene.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
+            scene.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3), zoom=1.25)
+            scene.view_init(elev=12, azim=-75)
+        scene.axis("off")
+        scene.set_title(f"frame {seen[step]} of {len(data)}", fontsize=9, color=INK)
+        top = np.argsort(-running.max(0), kind="stable")[:most][::-1]
         bars.clear()
         likely = running[step].argmax()
-        bars.barh(range(len(top)), 100 * running[step][top],
-                  color=[COLORS[1] if c == likely else COLORS[5] for c in top])  # fmt: skip
+        colors_of = [COLORS[4] if c == likely else COLORS[5] for c in top]
+        bars.barh(range(len(top)), 100 * running[step][top], color=colors_of)
         for row, c in enumerate(top):
             bars.text(1.5, row, classes[c], va="center", fontsize=9, color="black")
         bars.set(xlim=(0, 100), yticks=[])
@@ -282,10 +287,10 @@ def animate(data, layout, seen, running, classes, path, fps=30.0, most=5):
         bars.tick_params(labelsize=8)
         bars.spines[["top", "right", "left"]].set_visible(False)
 
-    made = matplotlib.animation.FuncAnimation(figure, draw, len(seen))
-    rate = fps * len(seen) / len(data) if fps else 15
+    moving = matplotlib.animation.FuncAnimation(figure, draw, len(shown))
+    rate = (fps or 30) * len(shown) / sum(len(data) for data, *_ in clips)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    made.save(path, writer=matplotlib.animation.PillowWriter(fps=max(1, round(rate))), dpi=80)
+    moving.save(path, writer=matplotlib.animation.PillowWriter(fps=max(1, round(rate))), dpi=80)
     plt.close(figure)
 
 

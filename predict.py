@@ -32,6 +32,7 @@ from sources import Fault, read_clips
 from storage import PartWriter, part_files
 
 CHUNK = 256  # clips in memory at a time
+MOST_ANIMATED = 5  # clips
 
 
 class Predictor:
@@ -135,7 +136,7 @@ def main():
         "--clip", nargs="+", metavar="NAME", help="these clips of FILE, by name or number from 0"
     )
     parser.add_argument(
-        "--animate", metavar="OUT.gif", help="draw the first clip and the running prediction"
+        "--animate", metavar="OUT.gif", help="draw the clips (at most five) and the running prediction"
     )
     parser.add_argument("--stream", action="store_true", help="answer after every frame")
     parser.add_argument("--fps", type=float, default=30.0,
@@ -176,7 +177,7 @@ def main():
 
 
 def report(predictor, clips, arguments):
-    """Print what is seen in each clip, animate the first -> their number."""
+    """Print what is seen in each clip, animate the first ones -> their number."""
     total = 0
     while chunk := list(islice(clips, CHUNK)):
         for clip, probabilities in zip(chunk, predictor(chunk), strict=True):
@@ -185,9 +186,8 @@ def report(predictor, clips, arguments):
             for name, probability in best(probabilities, predictor.classes):
                 print(f"  {100 * probability:5.1f} %  {name}")
         if arguments.animate and not total:
-            seen, running = predictor.running(chunk[0])
-            moving = (chunk[0].data, predictor.layout, seen, running, predictor.classes)
-            plot.animate(*moving, arguments.animate, arguments.fps)
+            moving = [(clip.data, *predictor.running(clip)) for clip in chunk[:MOST_ANIMATED]]
+            plot.animate(moving, predictor.layout, predictor.classes, arguments.animate, arguments.fps)
             print(arguments.animate)
         total += len(chunk)
     return total
