@@ -17,6 +17,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.animation
+import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
 
@@ -100,20 +101,24 @@ def confusion(matrix, names, path, title=""):
     matrix = np.asarray(matrix, float)
     shown = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
     matrix, names = matrix[np.ix_(shown, shown)], [names[i] for i in shown]
+    names = [name if len(name) <= 40 else f"{name[:39]}\u2026" for name in names]
     share = 100 * matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    size = max(4.5, 0.28 * len(names) + 2)
-    figure, axis = plt.subplots(figsize=(size + 1, size), layout="constrained")
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    font = 8 if len(names) <= 30 else 6
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
-    axis.set_yticks(range(len(names)), names, fontsize=font)
+    cells, labels = 0.3 * max(len(names), 8), 0.085 * max(map(len, names))  # inches
+    figure, axis = plt.subplots(
+        figsize=(cells + labels + 1.5, cells + labels + 0.8), layout="constrained"
+    )
+    # Rare confusions are told from none by their colour.
+    norm = matplotlib.colors.PowerNorm(0.5, vmin=0, vmax=100)
+    image = axis.imshow(share, cmap="Blues", norm=norm)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
+    axis.set_yticks(range(len(names)), names, fontsize=9)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    if len(names) <= 30:
-        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
-            color = "white" if share[row, column] > 55 else INK
-            axis.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center",
-                      fontsize=6.5, color=color)  # fmt: skip
+    least = 0.5 if len(names) <= 30 else 3
+    for row, column in zip(*np.nonzero(share >= least), strict=True):
+        color = "white" if share[row, column] > 40 else INK
+        axis.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center",
+                  fontsize=7, color=color)  # fmt: skip
     figure.colorbar(image, ax=axis, shrink=0.6, label="% of the true class")
     axis.set_title(title, fontsize=11, color=INK)
     save(figure, path)
@@ -243,20 +248,20 @@ def skeletons(folder, path, classes=6, stills=8):
 def animate(clips, layout, classes, path, fps=30.0, most=5):
     """Clips moving in 3D, one after the other, as a GIF, beside the running prediction.
 
-    clips  [(data (T, C, V, M), seen (K,), probabilities (K, classes) after so many frames)]
+    clips  [(name, data (T, C, V, M), seen (K,), probabilities (K, classes) after so many frames)]
     most   classes shown: those that reach the highest probabilities during the clip
     """
-    flat = clips[0][0].shape[1] == 2
+    flat = clips[0][1].shape[1] == 2
     figure = plt.figure(figsize=(7.2, 3.4), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.15))
     scene = figure.add_subplot(grid[0], projection=None if flat else "3d")
     bars = figure.add_subplot(grid[1])
     part_of = {j: part for part, members in layout.parts.items() for j in members}
     colors = dict(zip(layout.parts, COLORS * len(layout.parts), strict=False))
-    shown = [(clip, step) for clip in clips for step in range(len(clip[1]))]
+    shown = [(clip, step) for clip in clips for step in range(len(clip[2]))]
 
     def draw(number):
-        (data, seen, running), step = shown[number]
+        (name, data, seen, running), step = shown[number]
         scene.clear()
         for body in data[seen[step] - 1].transpose(2, 1, 0):  # (V, C)
             for joint, parent in layout.bones if body.any() else ():
@@ -271,10 +276,10 @@ def animate(clips, layout, classes, path, fps=30.0, most=5):
             scene.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         else:
             scene.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
-            scene.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3), zoom=1.25)
+            scene.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3), zoom=1.1)
             scene.view_init(elev=12, azim=-75)
         scene.axis("off")
-        scene.set_title(f"frame {seen[step]} of {len(data)}", fontsize=9, color=INK)
+        scene.set_title(f"{name}, frame {seen[step]} of {len(data)}", fontsize=9, color=INK)
         top = np.argsort(-running.max(0), kind="stable")[:most][::-1]
         bars.clear()
         likely = running[step].argmax()
@@ -288,7 +293,7 @@ def animate(clips, layout, classes, path, fps=30.0, most=5):
         bars.spines[["top", "right", "left"]].set_visible(False)
 
     moving = matplotlib.animation.FuncAnimation(figure, draw, len(shown))
-    rate = (fps or 30) * len(shown) / sum(len(data) for data, *_ in clips)
+    rate = (fps or 30) * len(shown) / sum(len(clip[1]) for clip in clips)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     moving.save(path, writer=matplotlib.animation.PillowWriter(fps=max(1, round(rate))), dpi=80)
     plt.close(figure)

@@ -186,7 +186,9 @@ def report(predictor, clips, arguments):
             for name, probability in best(probabilities, predictor.classes):
                 print(f"  {100 * probability:5.1f} %  {name}")
         if arguments.animate and not total:
-            moving = [(clip.data, *predictor.running(clip)) for clip in chunk[:MOST_ANIMATED]]
+            moving = [
+                (clip.name, clip.data, *predictor.running(clip)) for clip in chunk[:MOST_ANIMATED]
+            ]
             plot.animate(moving, predictor.layout, predictor.classes, arguments.animate, arguments.fps)
             print(arguments.animate)
         total += len(chunk)
