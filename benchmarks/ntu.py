@@ -5,7 +5,8 @@
 
 40,091 training clips of 60 to 150 frames, 60 classes, 18 % with two bodies, written as convert_data.py
 does; random walks, so nothing is learned. train.py trains on it for a while; the time of all epochs is
-extrapolated from the steps done; memory is the largest so far, smaller settings first. Writes results/ntu-<device>.json.
+extrapolated from the steps done; memory is the largest so far, so name smaller settings first. Writes
+results/ntu-<device>.json.
 """
 
 import argparse
