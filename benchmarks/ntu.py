@@ -12,7 +12,6 @@ results/ntu-<device>.json.
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import speed  # noqa: E402
 import torch  # noqa: E402
 
 import engine  # noqa: E402
@@ -51,7 +51,7 @@ def write_ntu(folder):
     writer.publish()
 
 
-def measure(config, seconds):
+def measure(config, seconds, device):
     """Train for so many seconds after the first ten steps -> what a whole run takes."""
     steps, began = 0, None
 
@@ -76,10 +76,7 @@ def measure(config, seconds):
         "run_hours": round(config.epochs * epoch / 3600, 2),
         "parameters": about["parameters"],
         "operations": about["operations"],
-        "process_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20)
-        if torch.cuda.is_available()
-        else None,
+        "memory_mib": {name: round(size) for name, size in speed.memory(device).items()},
     }
 
 
@@ -105,7 +102,7 @@ def main():
             shared = {"data": "NTU-shaped/xsub", "name": setting, "precision": arguments.precision}
             shared |= {"temporal": arguments.temporal, "spatial": arguments.spatial}
             config = replace(train.Config(), **train.SETTINGS[setting] | shared, held_out=0.0)
-            record["settings"][setting] = measure(config, arguments.seconds)
+            record["settings"][setting] = measure(config, arguments.seconds, device)
             print(setting, record["settings"][setting], flush=True)
         os.chdir(here)
     record |= {"device": engine.device_name(device), "torch": torch.__version__}
