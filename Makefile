@@ -41,6 +41,9 @@ figures: demo
 	$(RUN) plot.py orders --out github/joint_orders.png
 	$(RUN) plot.py architecture --out github/architecture.png
 	$(RUN) plot.py bodies --out github/bodies.png
+	$(RUN) plot.py fractions results/fractions/nw-full.json results/fractions/nw-live.json \
+		--out github/fractions.png
+	$(RUN) benchmarks/tables.py
 
 # Each is made again when its list of requirements changes.
 .venv/running: requirements.txt

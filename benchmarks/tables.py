@@ -73,10 +73,11 @@ def row_key(record):
 def table(records):
     """Records of one benchmark -> the table's rows in Markdown."""
     rows = {}
-    for record in records:
-        rows.setdefault(row_key(record), []).append(record)
+    for record in records:  # a seed counts once
+        rows.setdefault(row_key(record), {})[record["config"]["seed"]] = record
     lines = []
-    for (_, label, _, temporal, spatial), runs in sorted(rows.items()):
+    for (_, label, _, temporal, spatial), seeds in sorted(rows.items()):
+        runs = list(seeds.values())
         cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
         for stream in ("temporal", "spatial", "fused"):
             values = [100 * run["results"][stream]["accuracy"] for run in runs]
@@ -109,9 +110,10 @@ def cost_points(records):
             _, label, _, temporal, spatial = row_key(record)
             if record.get("operations"):
                 kind = f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"
-                rows.setdefault((label, kind, record["operations"]), []).append(record)
-        for (label, kind, operations), runs in sorted(rows.items()):
-            values = [100 * run["results"]["fused"]["accuracy"] for run in runs]
+                row = rows.setdefault((label, kind, record["operations"]), {})
+                row[record["config"]["seed"]] = 100 * record["results"]["fused"]["accuracy"]
+        for (label, kind, operations), seeds in sorted(rows.items()):
+            values = list(seeds.values())
             spread = statistics.stdev(values) if len(values) > 1 else 0
             points.setdefault(data, []).append(
                 (label, kind, operations, statistics.mean(values), spread)

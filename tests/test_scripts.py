@@ -411,6 +411,7 @@ def test_tables_are_made_from_records(tmp_path):
     """benchmarks/tables.py: seeds are a row, with mean and spread; another setting is another row."""
     small = train.SETTINGS["small"] | {"name": "x", "data": "A/xview"}
     runs = [(0, 0.8, {}), (1, 0.9, {}), (0, 0.5, {"scale": 0.3}), (0, 0.6, {"spatial": "chain"})]
+    runs.append(runs[1])  # a second record of the same run
     paths = []
     for seed, accuracy, other in runs:
         config = asdict(replace(train.Config(), seed=seed, **small | other))
