@@ -109,14 +109,14 @@ FULL = {
 # Named changes to the settings above: `python train.py --setting demo`.
 SETTINGS = {
     "paper": {},
-    "full": FULL,
-    # Class probabilities after every frame (live.py).
-    "live": FULL | {"causal": True, "view_units": 0, "temporal": "stacked", "spatial": "chain"},
-    # Two CPU cores, minutes: for small data sets and laptops.
+    # The same with fewer units, minutes on two CPU cores: for small data sets and laptops.
     "small": {
         "units": 128, "part_units": 64, "window": 48, "spatial_window": 48,
         "epochs": 120, "batch_size": 64, "milestones": (60, 90),
     },
+    "full": FULL,
+    # Class probabilities after every frame (live.py).
+    "live": FULL | {"causal": True, "view_units": 0, "temporal": "stacked", "spatial": "chain"},
     "demo": {
         "data": "demo/xview", "units": 64, "part_units": 32, "window": 48, "spatial_window": 48,
         "epochs": 30, "batch_size": 64, "learning_rate": 0.003, "milestones": (20, 25),
@@ -124,15 +124,8 @@ SETTINGS = {
 }  # fmt: skip
 
 SCHEDULES = ("steps", "cosine")
-RESUMABLE = (
-    "name",
-    "data",
-    "epochs",
-    "device",
-    "workers",
-    "mmap",
-    "tensorboard",
-)  # may differ when a run is resumed
+# May differ when a run is resumed.
+RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap", "tensorboard")
 
 
 def hold_out(performers, share, seed):
