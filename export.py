@@ -5,12 +5,13 @@
 
 The file holds the feeding too: from "joints" float32 (N, C, T, V, M), clips as they were recorded
 (metres, the sensor's axes, zeros for absent bodies), of any number, length and number of places for
-bodies, to "probabilities" float32 (N, classes). Its metadata names the classes and the joints. It is
-compared with PyTorch on random clips and, if they are there, on test clips, and the time for one clip
-is told.
+bodies, to "probabilities" float32 (N, classes). Its metadata names the classes and the joints. Before
+it is written it is compared with PyTorch on random clips and, if they are there, on test clips; the
+time for one clip is told.
 """
 
 import argparse
+import io
 import json
 import time
 import warnings
@@ -81,14 +82,20 @@ class Exported(nn.Module):
         return torch.where(number > 0, lengths / number.clamp(min=1), 1.0)
 
 
-def export(model, path):
-    """Write an `Exported` to an .onnx file."""
+def export(model, about):
+    """An `Exported` as the bytes of an .onnx file; `about` is its metadata, {key: value}."""
+    import onnx
+
     example = torch.randn(2, model.model.channels, 30, model.model.joints, 2)
     dynamic = {"joints": {0: "clips", 2: "frames", 4: "bodies"}, "probabilities": {0: "clips"}}
+    file = io.BytesIO()
     with warnings.catch_warnings():  # about sizes that are constants indeed; all is compared below
         warnings.simplefilter("ignore")
         names = {"input_names": ["joints"], "output_names": ["probabilities"], "dynamic_axes": dynamic}
-        torch.onnx.export(model, (example,), path, dynamo=False, opset_version=17, **names)
+        torch.onnx.export(model, (example,), file, dynamo=False, opset_version=17, **names)
+    described = onnx.load_from_string(file.getvalue())
+    onnx.helper.set_model_props(described, {key: json.dumps(value) for key, value in about.items()})
+    return described.SerializeToString()
 
 
 def random_clips(model):
@@ -100,9 +107,9 @@ def random_clips(model):
         yield clips
 
 
-def test_clips(data, most=64):
-    """Numbers and clips (1, C, T, V, M) of the test part in the folder `data`, evenly spaced."""
-    packed, counts, *_ = read_part(*part_files(data, "val"), mmap=True)
+def test_clips(files, most=64):
+    """Numbers and clips (1, C, T, V, M) of the test part in these files, evenly spaced."""
+    packed, counts, *_ = read_part(*files, mmap=True)
     ends = counts.cumsum()
     for i in np.unique(np.linspace(0, len(counts) - 1, most).astype(int)):
         if packed.ndim == 5:  # padded
@@ -121,64 +128,68 @@ def milliseconds(function, repeats=50):
     return f"{np.median(times):.1f} ms (99 %: {np.percentile(times, 99):.1f} ms)"
 
 
+def make(checkpoint, out, data):
+    """Export, compare, write. ValueError where the two differ, or for data of another layout."""
+    import onnxruntime
+
+    contents = engine.load_checkpoint(checkpoint)
+    layout = Layout.from_dict(contents["layout"])
+    model = Exported(engine.build_model(contents), layout, contents["feeding"])
+    test_part = part_files(data or contents["config"]["data"], "val")
+    feeder = None
+    if data or test_part[0].is_file():
+        feeder = Feeder(*test_part, layout=layout, **contents["feeding"])
+    exported = export(model, {"classes": contents["classes"], "layout": contents["layout"]})
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+
+    def run(clips):
+        return session.run(None, {"joints": np.ascontiguousarray(clips)})[0]
+
+    @torch.no_grad()
+    def reference(clips):
+        return model(torch.from_numpy(clips)).numpy()
+
+    @torch.no_grad()
+    def fed(i):
+        return model.model.posterior(model.model(feeder.bodies([i])[0])).numpy()
+
+    random = [(run(clips), reference(clips)) for clips in random_clips(model)]
+    compared = {"random clips, of one and two bodies": random}
+    if feeder:
+        compared["test clips, fed by Feeder"] = [
+            (run(clip), fed(i)) for i, clip in test_clips(test_part)
+        ]
+    else:
+        print(f"no test clips: {test_part[0]} is missing; --data says where they are")
+    for kind, pairs in compared.items():
+        difference = max(np.abs(one - other).max() for one, other in pairs)
+        print(f"{len(pairs)} {kind}: ONNX differs from PyTorch by at most {difference:.1e}")
+        if not difference <= TOLERANCE:
+            raise ValueError(f"{out} was not written: that is more than {TOLERANCE}")
+    clip = list(random_clips(model))[1]
+    both = [milliseconds(lambda: run(clip)), milliseconds(lambda: reference(clip))]
+    print(f"one clip, {torch.get_num_threads()} threads: onnxruntime {both[0]}, PyTorch {both[1]}")
+    out.write_bytes(exported)
+    print(f"{out}: {len(exported) / 1e6:.1f} MB")
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", help="default: beside the checkpoint, .onnx")
+    parser.add_argument("--out", type=Path, help="default: beside the checkpoint, .onnx")
     parser.add_argument(
         "--data", help="folder of the benchmark to compare on (default: the one trained on)"
     )
     arguments = parser.parse_args()
+    out = arguments.out or arguments.checkpoint.with_suffix(".onnx")
     try:
-        import onnx
-        import onnxruntime
+        make(arguments.checkpoint, out, arguments.data)
     except ImportError as error:
         raise SystemExit(f"export.py: {error}: pip install onnx onnxruntime") from error
-    try:
-        contents = engine.load_checkpoint(arguments.checkpoint)
-        layout = Layout.from_dict(contents["layout"])
-        model = Exported(engine.build_model(contents), layout, contents["feeding"])
     except (ValueError, OSError) as error:
         raise SystemExit(f"export.py: {error}") from error
-    out = Path(arguments.out or arguments.checkpoint.with_suffix(".onnx"))
-    export(model, out)
-    described = onnx.load(out)
-    about = {"classes": contents["classes"], "layout": contents["layout"]}
-    onnx.helper.set_model_props(described, {key: json.dumps(value) for key, value in about.items()})
-    onnx.save(described, out)
-    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
-
-    def run(clips):
-        return session.run(None, {"joints": np.ascontiguousarray(clips)})[0]
-
-    def reference(clips):
-        with torch.no_grad():
-            return model(torch.from_numpy(clips)).numpy()
-
-    compared = {"random clips, of one and two bodies": [
-        (run(clips), reference(clips)) for clips in random_clips(model)
-    ]}  # fmt: skip
-    data = arguments.data or contents["config"]["data"]
-    if part_files(data, "val")[0].is_file():
-        feeder = Feeder(*part_files(data, "val"), layout=layout, **contents["feeding"])
-        compared["test clips, fed by Feeder"] = []
-        for i, clip in test_clips(data):
-            with torch.no_grad():
-                said = model.model.posterior(model.model(feeder.bodies([i])[0])).numpy()
-            compared["test clips, fed by Feeder"].append((run(clip), said))
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
-    worst = 0
-    for kind, pairs in compared.items():
-        difference = max(np.abs(one - other).max() for one, other in pairs)
-        worst = max(worst, difference)
-        print(f"  {len(pairs)} {kind}: differs by at most {difference:.1e}")
-    clip = list(random_clips(model))[1]
-    both = [milliseconds(lambda: run(clip)), milliseconds(lambda: reference(clip))]
-    print(f"  one clip, {torch.get_num_threads()} threads: onnxruntime {both[0]}, PyTorch {both[1]}")
-    if worst > TOLERANCE:
-        raise SystemExit(f"export.py: {out} differs from PyTorch by {worst:.1e}, more than {TOLERANCE}")
 
 
 if __name__ == "__main__":

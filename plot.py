@@ -192,6 +192,7 @@ def cost(points, path):
         axis.set(xscale="log", title=data, xlabel="operations a clip, millions")
         for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             ticks(matplotlib.ticker.ScalarFormatter())
+        axis.tick_params(which="both", length=3, pad=3)
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("accuracy, %")

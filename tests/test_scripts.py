@@ -341,11 +341,17 @@ def test_export(temporal, spatial, workplace, tmp_path):
         "--name", f"export-{temporal}-{spatial}")  # fmt: skip
     checkpoint = workplace / "checkpoints" / f"export-{temporal}-{spatial}" / "best.pt"
     done = run(workplace, "export.py", checkpoint, "--out", tmp_path / "net.onnx").stdout
-    differences = [float(d) for d in re.findall(r"differs by at most (\S+)", done)]
+    differences = [float(d) for d in re.findall(r"differs from PyTorch by at most (\S+)", done)]
     assert len(differences) == 2 and max(differences) < 1e-5
     assert "4 random clips" in done and "12 test clips, fed by Feeder" in done
     properties = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
     assert properties["classes"] == engine.load_checkpoint(checkpoint)["classes"]
+
+
+def test_export_writes_nothing_that_was_not_compared(trained, workplace):
+    pytest.importorskip("onnxruntime")
+    done = run(workplace, "export.py", trained / "best.pt", "--data", "nothing", fails=True)
+    assert "val_data.npy is missing" in done.stderr and not (trained / "best.onnx").exists()
 
 
 def test_a_checkpoint_and_data_that_do_not_fit(trained, workplace, tmp_path):
