@@ -136,10 +136,10 @@ def report(record, path, title=""):
     if "chosen" in weights:
         axis.plot(weights["weights"], percent(weights["held_out"]), "--", color=COLORS[1],
                   label="held out from training")  # fmt: skip
-        axis.axvline(weights["chosen"], color=COLORS[1], linewidth=0.8)
-    axis.axvline(record["temporal_weight"], color=COLORS[0], linewidth=0.8)
+        axis.axvline(weights["chosen"], color=COLORS[1], linewidth=0.8, label="weight it would choose")
+    axis.axvline(record["temporal_weight"], color=COLORS[0], linewidth=0.8, label="weight used")
     axis.set(xlabel="weight of the temporal stream (0: spatial alone)", ylabel="accuracy, %")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=2)
     if seen:
         for color, stream in zip(COLORS, record["results"], strict=False):
             axes[0, 1].plot(percent(seen["fractions"]), percent(seen[stream]), "o-", color=color,
@@ -277,8 +277,10 @@ def animate(clips, layout, classes, path, fps=30.0, most=5):
             scene.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         else:
             scene.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
-            scene.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3), zoom=1.1)
-            scene.view_init(elev=12, azim=-75)
+            scene.set_box_aspect((high - low)[[0, 2, 1]].clip(min=0.3))
+            scene.view_init(elev=12, azim=-120 + 60 * step / len(seen))  # going around shows depth
+            x, z = np.meshgrid((low[0], high[0]), (low[2], high[2]))
+            scene.plot_surface(x, z, np.full_like(x, low[1]), color=INK, alpha=0.08)  # the floor
         scene.axis("off")
         scene.set_title(f"{name}, frame {seen[step]} of {len(data)}", fontsize=9, color=INK)
         top = np.argsort(-running.max(0), kind="stable")[:most][::-1]

@@ -163,10 +163,10 @@ def main():
                 raise ValueError(
                     f"no clip called {' or '.join(arguments.clip or ['anything'])} in there"
                 )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"predict.py: {error}") from None
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(1) from None
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"predict.py: {error}") from None
     for fault in faults:
         print(
             f"predict.py: {': '.join(filter(None, (fault.file, fault.where, fault.reason)))}",
