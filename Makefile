@@ -21,8 +21,7 @@ demo: .venv/running
 	$(RUN) train.py --setting demo --name demo --overwrite
 	$(RUN) test.py $(DEMO_RUN)/best.pt --fractions
 	$(RUN) plot.py skeletons demo/xview --out $(DEMO_RUN)/skeletons.png
-	@echo "pictures: $(DEMO_RUN)/curves.png $(DEMO_RUN)/best_confusion.png $(DEMO_RUN)/best_report.png \
-		$(DEMO_RUN)/skeletons.png"
+	@echo "pictures:" $(addprefix $(DEMO_RUN)/,curves.png best_confusion.png best_report.png skeletons.png)
 
 test: lint
 	$(RUN) -m pytest

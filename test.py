@@ -114,6 +114,18 @@ class Tested:
             posterior = posterior + one / self.arguments.draws
         return posterior, label, feeder, time.perf_counter() - began
 
+    def held_out(self):
+        """The clips held out from training -> posteriors, labels; None where they are not at hand."""
+        if not self.contents.get("held_out"):
+            return None
+        try:
+            feeder = self.open("train")
+        except FileNotFoundError:
+            return None
+        if len(feeder) != sum(self.contents["clips"].values()):  # other data than it was trained on
+            return None
+        return self.posterior(feeder, self.contents["held_out"])
+
     def operations(self, feeder):
         """Multiplications and additions for a clip of one body."""
         one = torch.ones(1, *feeder[0][0].shape[:3], 1)
@@ -184,9 +196,11 @@ def main():
             shorter = [entry[2].without_randomness(fraction) for entry in found]
             seen = [one.posterior(feeder) for one, feeder in zip(tested, shorter, strict=True)]
             fractions.append((mean(seen)[0].argmax(2) == label[:, None]).float().mean(0).tolist())
-        held_out, unseen = [one.contents.get("held_out") for one in tested], None
-        if held_out[0] and held_out.count(held_out[0]) == len(held_out):
-            unseen = mean([one.posterior(one.open("train"), held_out[0]) for one in tested])
+        held_out = [one.contents.get("held_out") for one in tested]
+        unseen = (
+            [one.held_out() for one in tested] if held_out.count(held_out[0]) == len(tested) else []
+        )
+        unseen = mean(unseen) if unseen and None not in unseen else None
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
 
@@ -206,6 +220,7 @@ def main():
         weights |= {"chosen": weights["weights"][chosen], "test_at_chosen": weights["test"][chosen]}
     record = {
         "checkpoint": " ".join(str(one.path) for one in tested),
+        "networks": len(tested),
         "epoch": checkpoint["epoch"],
         "data": str(first.data),
         "clips": len(label),

@@ -65,7 +65,8 @@ def row_key(record):
     label = record.get("label", name)
     if label in train.SETTINGS:  # whatever it was called: settings may have changed since
         label = ", ".join((name, *other))
-    label += f", {draws} draws" if draws > 1 else ""
+    for count, of in ((draws, "draws"), (record.get("networks", 1), "networks")):
+        label += f", {count} {of}" if count > 1 else ""
     order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
     return place, label, tuple(other), *order
 

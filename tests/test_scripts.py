@@ -223,6 +223,15 @@ def test_the_report_of_a_test(trained, workplace):
     assert seen["fractions"][-1] == 1 and seen["fused"][-1] == pytest.approx(fused)
     picture(trained / "best_report.png")
 
+    # The test clips alone, elsewhere: no weight can be chosen, the rest is the same.
+    (workplace / "sent").mkdir()
+    for file in ("meta.json", "val_data.npy", "val_label.pkl", "val_num_frame.npy"):
+        shutil.copy(workplace / "NTU-RGB-D/xview" / file, workplace / "sent")
+    run(workplace, "test.py", trained / "best.pt", "--data", "sent")
+    alone = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))
+    assert alone["results"] == record["results"]
+    assert alone["over_weight"].keys() == {"weights", "test"}
+
 
 def test_the_mean_of_two_networks(trained, workplace):
     run(workplace, "train.py", *TINY, "--name", "second", "--seed", 1, "--spatial", "chain")
@@ -237,6 +246,7 @@ def test_the_mean_of_two_networks(trained, workplace):
     np.testing.assert_allclose(both["posterior"], mean, atol=1e-6)
     assert not np.allclose(one["posterior"], two["posterior"], atol=1e-3)
     record = json.loads((trained / "last+second-last_test.json").read_text(encoding="utf-8"))
+    assert record["networks"] == 2
     accuracy = (mean[:, 2].argmax(1) == one["label"]).mean()
     assert record["results"]["fused"]["accuracy"] == pytest.approx(accuracy)
 
@@ -402,7 +412,8 @@ def test_plot(trained, workplace):
 
 
 def test_every_script_explains_itself(tmp_path):
-    for script in ("convert_data.py", "train.py", "test.py", "plot.py", "synthesize.py"):
+    scripts = ("convert_data", "train", "test", "predict", "export", "plot", "synthesize")
+    for script in (f"{name}.py" for name in scripts):
         assert "usage:" in run(tmp_path, script, "--help").stdout
 
 
