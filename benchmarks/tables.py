@@ -73,11 +73,11 @@ def row_key(record):
 
 
 def table(records):
-    """Records of one benchmark -> the table's rows in Markdown."""
+    """Records of one benchmark -> a table in Markdown, of the columns that something is known for."""
     rows = {}
     for record in records:  # a seed counts once
         rows.setdefault(row_key(record), {})[record["config"]["seed"]] = record
-    lines = []
+    lines = [COLUMNS]
     for (_, label, _, temporal, spatial), seeds in sorted(rows.items()):
         runs = list(seeds.values())
         cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
@@ -93,8 +93,10 @@ def table(records):
             value = statistics.median(known) / size if known else 0
             text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
             cells.append(f"{text} {unit}" if known else "")
-        lines.append("| " + " | ".join(cells) + " |\n")
-    return f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}\n" + "".join(lines)
+        lines.append(cells)
+    told = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    lines = ["| " + " | ".join(cells) + " |\n" for cells in zip(*told, strict=True)]
+    return lines[0] + f"|{' --- |' * len(told)}\n" + "".join(lines[1:])
 
 
 def whole_setting(record):
