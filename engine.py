@@ -361,8 +361,7 @@ def load_checkpoint(path):
         contents = torch.load(path, map_location="cpu", weights_only=True)
         version = contents["version"]
     except Exception as error:  # damaged files raise nearly anything
-        reason = f"{type(error).__name__}: {error}".split("\n")[0][:80]
-        raise ValueError(f"{path} is not a checkpoint of train.py ({reason})") from error
+        raise ValueError(f"{path} is not a checkpoint of train.py, or damaged") from error
     if version != VERSION:
         raise ValueError(f"{path} has version {version}, this code reads {VERSION}: train again")
     return contents

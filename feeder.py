@@ -143,11 +143,13 @@ class Feeder(torch.utils.data.Dataset):
             set(BODY_PARTS) <= set(self.layout.parts) and self.channels == 3
         ):
             others = ", ".join(origin for origin in ORIGINS if origin != "view")
+            needs = f"parts called {', '.join(BODY_PARTS)}; {self.layout.name} has "
+            needs += ", ".join(self.layout.parts)
+            if self.channels != 3:
+                needs = f"3D joints; {data_path} has {self.channels} coordinates"
             raise ValueError(
-                f"the origin 'view' needs 3D joints in parts called {', '.join(BODY_PARTS)}; "
-                f"{self.layout.name} has {', '.join(self.layout.parts)}, the data {self.channels} "
-                f"coordinates: choose another ({others}), for train.py with --origin, for Feeder with "
-                "origin_transfer"
+                f"the origin 'view' needs {needs}: choose another ({others}), for train.py with "
+                "--origin, for Feeder with origin_transfer"
             )
         count = min(len(label), 100) if debug else len(label)
         self.name, self.label = self.name[:count], torch.tensor(label[:count])

@@ -58,7 +58,8 @@ class Recognizer:
     @torch.no_grad()
     def __call__(self, joints):
         """The next frame (V, C) or (M, V, C) -> class probabilities (classes,), float32 numpy. A body
-        keeps its place; one that is absent, or not known, is zero or NaN."""
+        keeps its place; one that is absent is zero or NaN. A joint that was not seen is NaN, and stays
+        where it was; a body counts from the first frame in which all its joints were seen."""
         joints = torch.as_tensor(np.array(joints, np.float32))
         joints = joints[None] if joints.dim() == 2 else joints
         expected = (self.model.joints, self.model.channels)
@@ -67,7 +68,9 @@ class Recognizer:
                 f"a frame of shape {tuple(joints.shape)}: needs {expected}, joints and coordinates"
             )
         for place, body in enumerate(joints.mT):  # (C, V)
-            if body.isfinite().all() and body.any():
+            known, earlier = body.isfinite().all(0), self.bodies.get(place)  # (V,)
+            if body[:, known].any() and (earlier or known.all()):
+                body = torch.where(known, body, earlier.seen) if earlier else body
                 self._read(self.bodies.setdefault(place, Body()), body)
         bodies = self.bodies.values()
         if not bodies:
@@ -81,6 +84,7 @@ class Recognizer:
 
     def _read(self, body, joints):
         """The next frame (C, V) of a body."""
+        body.seen = joints
         if self.view is None:
             self.view = self._first_view(joints[None])
         matrix, origin = self.view
@@ -101,7 +105,8 @@ class Recognizer:
 
 
 class Body:
-    """What is kept of a body: its last frame, the streams' states, and its features now."""
+    """What is kept of a body: its last frame, as it was seen and as the network is told of it, the
+    streams' states, and its features now."""
 
     def __init__(self):
-        self.joints, self.states, self.features = None, ({}, {}), None
+        self.seen, self.joints, self.states, self.features = None, None, ({}, {}), None

@@ -161,11 +161,14 @@ def fractions(files, path):
     """Accuracy over the fraction of the clips that was seen, from records of `test.py --fractions`."""
     figure, axis = plt.subplots(figsize=(6, 3.8), layout="constrained")
     for file, color in zip(files, COLORS * len(files), strict=False):
-        record = json.loads(Path(file).read_text(encoding="utf-8"))
-        if "over_fraction" not in record:
-            raise ValueError(f"{file} tells nothing of fractions: make it with test.py --fractions")
-        seen = record["over_fraction"]
-        label = Path(record["checkpoint"].split()[0]).parent.name
+        try:
+            record = json.loads(Path(file).read_text(encoding="utf-8"))
+            seen = record["over_fraction"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{file} tells nothing of fractions: give a ..._test.json of test.py --fractions"
+            ) from None
+        label = " + ".join(Path(name).parent.name for name in record["checkpoint"].split())
         axis.plot(percent(seen["fractions"]), percent(seen["fused"]), "o-", color=color, markersize=3,
                   label=label)  # fmt: skip
     axis.set(xlabel="seen of the clip, %", ylabel="accuracy, %", title=record["data"])
@@ -464,8 +467,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("picture", choices=(*FROM_FILES, *DIAGRAMS))
-    parser.add_argument("sources", nargs="*", help="run folders (curves), a data folder (skeletons), "
-                                                   "records of test.py (fractions)")  # fmt: skip
+    files = "run folders (curves), a data folder (skeletons), best_test.json of test.py (fractions)"
+    parser.add_argument("sources", nargs="*", default=[], help=files)
     parser.add_argument("--out", help="the picture's file (default: <picture>.png)")
     arguments = parser.parse_args()
     out, sources = arguments.out or f"{arguments.picture}.png", arguments.sources

@@ -1,7 +1,7 @@
 """Recognise clips with a trained network: the most probable classes, by name.
 
-    python predict.py S001C002P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
-    python predict.py NTU-RGB-D/xview --clip S001C002P001R001A010 --checkpoint ... --animate clip.gif
+    python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
+    python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
     python predict.py capture.npy --stream --checkpoint checkpoints/live/best.pt
     SENSOR | python predict.py --stream --checkpoint checkpoints/live/best.pt
 
@@ -121,7 +121,8 @@ def stream(recognizer, frames, rate=0.0):
         early = began + count / rate - time.perf_counter() if rate else 0
         time.sleep(max(early, 0))
         ((name, probability),) = best(recognizer(frame), recognizer.classes, 1)
-        print(f"{count:6d}  {100 * probability:5.1f} %  {name}", flush=True)
+        said = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "nobody was seen yet"
+        print(f"{count:6d}  {said}", flush=True)
     seconds = time.perf_counter() - began
     print(f"{count} frames, {count / seconds:.0f} a second", file=sys.stderr)
 
@@ -133,7 +134,10 @@ def main():
     parser.add_argument("files", nargs="*", metavar="FILE")
     parser.add_argument("--checkpoint", required=True, type=Path)
     parser.add_argument(
-        "--clip", nargs="+", metavar="NAME", help="these clips of FILE, by name or number from 0"
+        "--clip",
+        nargs="+",
+        metavar="NAME",
+        help="these clips of FILE, by name or number (from 0; the training part's come first)",
     )
     parser.add_argument(
         "--animate", metavar="OUT.gif", help="draw the clips (at most five) and the running prediction"
@@ -145,6 +149,8 @@ def main():
     arguments = parser.parse_args()
     if not arguments.files and not arguments.stream:
         parser.error("give a FILE, or --stream to read frames from the standard input")
+    if arguments.animate and (arguments.stream or not arguments.animate.endswith(".gif")):
+        parser.error("--animate draws whole clips, not a --stream, as a .gif")
     faults = []
     try:
         predictor = Predictor(arguments.checkpoint, "cpu" if arguments.stream else arguments.device)
@@ -161,7 +167,8 @@ def main():
             count = report(predictor, clips, arguments)
             if not count and not faults:
                 raise ValueError(
-                    f"no clip called {' or '.join(arguments.clip or ['anything'])} in there"
+                    f"{', '.join(arguments.files)}: no clip called "
+                    f"{' or '.join(arguments.clip or ['anything'])}"
                 )
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(1) from None

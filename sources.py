@@ -111,7 +111,7 @@ def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow",
         if single:
             return single(path, dataset)
     files = list_files(paths, dataset.ending)
-    raw = [file for file in files if file.endswith(dataset.ending)]
+    raw = [f for f in files if f.endswith(dataset.ending) and Path(f).name != "meta.json"]
     zips = [file for file in files if file.endswith(".zip") and Path(file).is_file()]
     arrays = [Path(file) for file in files if file.endswith(("_data.npy", "_data_joint.npy"))]
     if raw or zips:

@@ -12,6 +12,7 @@ every row. A benchmark without records is said to be not run. Accuracy against c
 github/cost.png.
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -138,8 +139,13 @@ def fill(text, records):
 
 
 def main():
-    records = read_records([*(ROOT / "results").rglob("*.json"), *sys.argv[1:]])
-    if sys.argv[1:]:  # to look at
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("records", nargs="*", type=Path, help="to look at, beside those in results/")
+    arguments = parser.parse_args()
+    records = read_records([*(ROOT / "results").rglob("*.json"), *arguments.records])
+    if arguments.records:
         print(*(f"{data}\n\n{table(found)}" for data, found in records.items()), sep="\n")
         return
     for page in (ROOT / "README.md", ROOT / "results" / "README.md"):

@@ -279,6 +279,8 @@ def test_nw_ucla_as_a_folder(tmp_path):
     assert (names, labels, metas["xview"]["performer"]["train"]) == (["a12_s03_e01_v02"], [9], [3])
     np.testing.assert_allclose(array[..., 0], joints.swapaxes(1, 2), atol=1e-6)
     assert not array[..., 1].any()
+    (clip,) = (clip for clip in sources.read_clips(out / "xview", "nw-ucla") if clip.name == names[0])
+    np.testing.assert_array_equal(clip.data, array)  # (meta.json is no recording)
 
 
 # --- Own recordings ---------------------------------------------------------------------------------

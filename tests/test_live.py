@@ -50,11 +50,18 @@ def test_streaming_equals_the_whole_clip(feeder, clips, temporal, spatial, pooli
         assert body.states[1]["frames"].shape[2] < model.spatial.window + model.spatial.stride
 
 
-def test_an_unknown_joint_is_no_body(feeder, clips):
+def test_an_unknown_joint_stays_where_it_was(feeder, clips):
     recognizer = Recognizer(build(feeder), feeder.layout, list("abcde"), FEEDING)
-    frame = clips[0][0, ..., 0].T.copy()
-    frame[3] = np.nan
-    assert recognizer(frame).tolist() == pytest.approx([0.2] * 5)
+    frames = clips[0][:30, ..., 0].transpose(0, 2, 1).copy()  # (T, V, C)
+    held = frames.copy()
+    held[20:28, 3], held[22, 4] = held[19, 3], held[21, 4]
+    expected = [recognizer(frame) for frame in held]
+    frames[20:28, 3], frames[22, 4, 0] = np.nan, np.nan
+    recognizer.reset()
+    np.testing.assert_array_equal([recognizer(frame) for frame in frames], expected)
+    recognizer.reset()
+    frame = frames[20]  # not known yet: no body
+    assert recognizer(frame).tolist() == pytest.approx([0.2] * 5) and not recognizer.bodies
     with pytest.raises(ValueError, match=r"a frame of shape \(1, 24, 3\): needs \(25, 3\)"):
         recognizer(frame[:24])
 
