@@ -113,9 +113,11 @@ def test_clips(files, most=64):
     ends = counts.cumsum()
     for i in np.unique(np.linspace(0, len(counts) - 1, most).astype(int)):
         if packed.ndim == 5:  # padded
-            yield i, packed[i : i + 1, :, : counts[i]]
+            clip = packed[i : i + 1, :, : counts[i]]
         else:
-            yield i, packed[ends[i] - counts[i] : ends[i]].swapaxes(0, 1)[None]
+            clip = packed[ends[i] - counts[i] : ends[i]].swapaxes(0, 1)[None]
+        if counts[i]:
+            yield i, clip.astype(np.float32)
 
 
 def milliseconds(function, repeats=50):

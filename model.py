@@ -104,7 +104,7 @@ class TwoStreamRNN(nn.Module):
     ):
         super().__init__()
         check("body_fusion", body_fusion, BODY_FUSIONS)
-        for name in inputs:
+        for name in inputs or [""]:
             check("inputs", name, INPUTS)
         if not 0 <= temporal_weight <= 1:
             raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
@@ -343,7 +343,7 @@ class SpatialRNN(nn.Module):
         features = last
         if count:
             ways = bodies.unfold(2, self.window, self.stride)  # (B, C, windows, V, window)
-            read = self.read(ways.permute(0, 2, 3, 1, 4))
+            read = self.read(ways[:, :, :count].permute(0, 2, 3, 1, 4))
             if self.windows:
                 read = self.windows.follow(read, state.setdefault("windows", {}))
             else:

@@ -66,7 +66,7 @@ class Predictor:
             frame_shape = (self.model.channels, self.model.joints, MAX_BODIES)
             writer = PartWriter(folder, "val", frame_shape)
             for clip in clips:
-                writer.add(clip)
+                writer.add(replace(clip, label=0))  # whatever it is, the network may have fewer classes
             writer.finish()
             feeder = Feeder(*part_files(folder, "val"), layout=self.layout, **self.contents["feeding"])
         feeder.to(self.device)
@@ -81,18 +81,22 @@ class Predictor:
 
 
 def chosen(paths, wanted, predictor, faults):
-    """Clips of the files that are wanted, by name or number (None: all); what is damaged is added to
-    `faults`."""
+    """Clips of the files that are wanted, by name or number (None: all); what is damaged or not there
+    is added to `faults`."""
+    missing = dict.fromkeys(wanted or ())
     for path in paths:
         for number, clip in enumerate(read_clips(path, predictor.dataset())):
             if isinstance(clip, Fault):
                 faults.append(clip)
             elif wanted is None or clip.name in wanted or str(number) in wanted:
+                for said in (clip.name, str(number)):
+                    missing.pop(said, None)
                 try:
                     predictor.check(clip)
                     yield clip
                 except ValueError as error:
                     faults.append(Fault(str(path), "", f"{clip.name}: {error}"))
+    faults.extend(Fault(", ".join(paths), "", f"no clip called {name}") for name in missing)
 
 
 def best(probabilities, classes, count=5):
@@ -164,42 +168,33 @@ def main():
                 recognizer.reset()
                 stream(recognizer, clip.data.transpose(0, 3, 2, 1), arguments.fps)
         else:
-            count = report(predictor, clips, arguments)
-            if not count and not faults:
-                raise ValueError(
-                    f"{', '.join(arguments.files)}: no clip called "
-                    f"{' or '.join(arguments.clip or ['anything'])}"
-                )
+            report(predictor, clips, arguments)
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"predict.py: {error}") from None
-    for fault in faults:
-        print(
-            f"predict.py: {': '.join(filter(None, (fault.file, fault.where, fault.reason)))}",
-            file=sys.stderr,
-        )
+    finally:
+        for fault in faults:
+            said = ": ".join(filter(None, (fault.file, fault.where, fault.reason)))
+            print(f"predict.py: {said}", file=sys.stderr)
     if faults:
         raise SystemExit(1)
 
 
 def report(predictor, clips, arguments):
-    """Print what is seen in each clip, animate the first ones -> their number."""
-    total = 0
+    """Print what is seen in each clip, animate the first ones."""
+    first = []
     while chunk := list(islice(clips, CHUNK)):
+        first = first or chunk[:MOST_ANIMATED]
         for clip, probabilities in zip(chunk, predictor(chunk), strict=True):
             people = clip.data.any((0, 1, 2)).sum()
             print(f"{clip.name} ({len(clip.data)} frames, {people} bod{'ies' if people > 1 else 'y'})")
             for name, probability in best(probabilities, predictor.classes):
                 print(f"  {100 * probability:5.1f} %  {name}")
-        if arguments.animate and not total:
-            moving = [
-                (clip.name, clip.data, *predictor.running(clip)) for clip in chunk[:MOST_ANIMATED]
-            ]
-            plot.animate(moving, predictor.layout, predictor.classes, arguments.animate, arguments.fps)
-            print(arguments.animate)
-        total += len(chunk)
-    return total
+    if arguments.animate and first:
+        moving = [(clip.name, clip.data, *predictor.running(clip)) for clip in first]
+        plot.animate(moving, predictor.layout, predictor.classes, arguments.animate, arguments.fps)
+        print(arguments.animate)
 
 
 if __name__ == "__main__":

@@ -111,9 +111,10 @@ def open_source(paths, dataset_name="ntu", ignored=frozenset(), bodies="follow",
         if single:
             return single(path, dataset)
     files = list_files(paths, dataset.ending)
-    raw = [f for f in files if f.endswith(dataset.ending) and Path(f).name != "meta.json"]
-    zips = [file for file in files if file.endswith(".zip") and Path(file).is_file()]
     arrays = [Path(file) for file in files if file.endswith(("_data.npy", "_data_joint.npy"))]
+    prepared = {path.parent for path in arrays}  # (a meta.json beside them is no recording)
+    raw = [f for f in files if f.endswith(dataset.ending) and Path(f).parent not in prepared]
+    zips = [file for file in files if file.endswith(".zip") and Path(file).is_file()]
     if raw or zips:
         return read_raw(raw, zips, dataset_name, ignored, bodies, jobs)
     if arrays:
@@ -137,6 +138,8 @@ def read_clips(path, dataset_name="ntu", bodies="follow"):
         try:
             many = read_array(path, mmap=True)
             clips = many.swapaxes(1, 2) if many.ndim == 5 else [_load_own(path)]  # (T, C, V, M) each
+            if not len(clips):
+                raise ValueError("no clip in it")
         except Exception as error:
             yield Fault.of(str(path), error)
             return

@@ -35,6 +35,7 @@ from feeder import Feeder
 from skeleton import Layout
 from storage import part_files, read_meta
 
+GROUPS = ("camera", "performer")  # that a clip belongs to
 WEIGHTS = torch.linspace(0, 1, 21)
 FRACTIONS = [i / 10 for i in range(1, 11)]
 
@@ -59,6 +60,10 @@ def open_part(checkpoint, folder, path, part="val", **options):
         raise ValueError(
             f"{path} tells {len(classes)} classes apart ({classes[0]}, ...), {folder} has others: "
             "give the data it was trained for with --data"
+        )
+    if any(len(meta[field].get(part, ())) != len(feeder) for field in GROUPS if field in meta):
+        raise ValueError(
+            f"{folder}/meta.json does not belong to the arrays beside it: convert the data again"
         )
     return feeder
 
@@ -120,15 +125,16 @@ class Tested:
             return None
         try:
             feeder = self.open("train")
-        except FileNotFoundError:
+        except (ValueError, OSError):
             return None
         if len(feeder) != sum(self.contents["clips"].values()):  # other data than it was trained on
             return None
         return self.posterior(feeder, self.contents["held_out"])
 
-    def operations(self, feeder):
-        """Multiplications and additions for a clip of one body."""
-        one = torch.ones(1, *feeder[0][0].shape[:3], 1)
+    def operations(self):
+        """Multiplications and additions for a clip of one body, as long as those trained on."""
+        window = self.contents["config"]["window"]
+        one = torch.ones(1, self.model.channels, window, self.model.joints, 1)
         return engine.operations(self.model, one.to(self.device))
 
 
@@ -177,32 +183,37 @@ def main():
     parser.add_argument("--mmap", action="store_true", help="leave the data on disk")
     arguments = parser.parse_args()
     try:
-        if arguments.draws < 1:
-            raise ValueError(f"draws={arguments.draws}: must be at least 1")
-        device = engine.open_device(arguments.device)
-        tested = [Tested(path, arguments, device) for path in arguments.checkpoints]
-        found = [one.test() for one in tested]
-        first, feeder = tested[0], found[0][2]
-        for one, (*_, other, _) in zip(tested, found, strict=True):
-            same = (other.name, one.contents["classes"]) == (feeder.name, first.contents["classes"])
-            if not same:
-                raise ValueError(
-                    f"{first.path} and {one.path} are not of the same classes and test clips: their "
-                    "scores cannot be averaged"
-                )
-        posterior, label = mean([entry[:2] for entry in found])
-        fractions = []
-        for fraction in FRACTIONS if arguments.fractions else ():
-            shorter = [entry[2].without_randomness(fraction) for entry in found]
-            seen = [one.posterior(feeder) for one, feeder in zip(tested, shorter, strict=True)]
-            fractions.append((mean(seen)[0].argmax(2) == label[:, None]).float().mean(0).tolist())
-        held_out = [one.contents.get("held_out") for one in tested]
-        unseen = (
-            [one.held_out() for one in tested] if held_out.count(held_out[0]) == len(tested) else []
-        )
-        unseen = mean(unseen) if unseen and None not in unseen else None
+        make_report(arguments)
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None
+
+
+def make_report(arguments):
+    """Test, write and print what this file's first lines tell of."""
+    if arguments.draws < 1:
+        raise ValueError(f"draws={arguments.draws}: must be at least 1")
+    device = engine.open_device(arguments.device)
+    tested = [Tested(path, arguments, device) for path in arguments.checkpoints]
+    found = [one.test() for one in tested]
+    first, feeder = tested[0], found[0][2]
+    for one, (*_, other, _) in zip(tested, found, strict=True):
+        same = (other.name, one.contents["classes"]) == (feeder.name, first.contents["classes"])
+        if not same:
+            raise ValueError(
+                f"{first.path} and {one.path} are not of the same classes and test clips: their "
+                "scores cannot be averaged"
+            )
+    posterior, label = mean([entry[:2] for entry in found])
+    fractions = []
+    for fraction in FRACTIONS if arguments.fractions else ():
+        shorter = [entry[2].without_randomness(fraction) for entry in found]
+        seen = [one.posterior(feeder) for one, feeder in zip(tested, shorter, strict=True)]
+        fractions.append((mean(seen)[0].argmax(2) == label[:, None]).float().mean(0).tolist())
+    held_out = [one.contents.get("held_out") for one in tested]
+    unseen = [one.held_out() for one in tested] if held_out.count(held_out[0]) == len(tested) else []
+    unseen = mean(unseen) if unseen and None not in unseen else None
 
     checkpoint, classes = first.contents, first.contents["classes"]
     metrics = engine.Metrics(first.model, "cpu")
@@ -234,7 +245,7 @@ def main():
         "config": checkpoint["config"],
         "commit": checkpoint["commit"],
         "parameters": sum(p.numel() for one in tested for p in one.model.parameters()),
-        "operations": sum(one.operations(entry[2]) for one, entry in zip(tested, found, strict=True)),
+        "operations": sum(one.operations() for one in tested),
         "training_seconds": training_seconds(first.path.parent, checkpoint["epoch"]),
         "clips_per_second": len(label) / sum(entry[3] for entry in found),
         "device": engine.device_name(device),
@@ -242,15 +253,14 @@ def main():
         "date": date.today().isoformat(),
     }
     meta = read_meta(first.data)
-    for field in ("camera", "performer"):
+    for field in GROUPS:
         if field in meta:
             record[f"per_{field}"] = by_group(right, meta[field]["val"])
     if fractions:
         columns = zip(engine.STREAMS, zip(*fractions, strict=True), strict=True)
         record["over_fraction"] = {"fractions": FRACTIONS, **{s: list(c) for s, c in columns}}
-    show(record)
-
     others = "".join(f"+{one.path.parent.name}-{one.path.stem}" for one in tested[1:])
+    others = others if len(others) < 100 else f"+{len(tested) - 1}-others"  # names have limits
     stem = str(first.path.with_suffix("")) + others
     outputs = [stem + ending for ending in engine.TEST_OUTPUTS]
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
@@ -268,6 +278,7 @@ def main():
             named = [classes[i] for i in (true, fused, temporal, spatial)]
             table.writerow((name, *named[:2], f"{one[fused]:.4f}", *named[2:]))
     np.savez(outputs[4], posterior=posterior.numpy(), label=label.numpy(), name=np.array(feeder.name))
+    show(record)
     print(*outputs, sep="\n")
 
 
@@ -284,7 +295,7 @@ def show(record):
     """Print what a user wants to see of a record."""
     print(f"{record['checkpoint']} (epoch {record['epoch']}) on {record['data']}: "
           f"{record['clips']} clips")  # fmt: skip
-    for group in ("class", "camera", "performer"):
+    for group in ("class", *GROUPS):
         for name, entry in record.get(f"per_{group}", {}).items():
             name = name if group == "class" else f"{group} {name}"
             print(f"  {100 * entry['accuracy']:5.1f} %  {entry['clips']:5d} clips  {name}")

@@ -244,6 +244,15 @@ def main(config, resume=False, overwrite=False, stop=None):
     for field in ("epochs", "batch_size", "units", "part_units", "layers", "spatial_window"):
         if getattr(config, field) < 1:
             raise ValueError(f"{field}={getattr(config, field)}: must be at least 1")
+    for field in ("spatial_stride", "window_layers", "view_units", "embedding", "warm_up"):
+        if getattr(config, field) < 0:
+            raise ValueError(f"{field}={getattr(config, field)}: must not be negative")
+    stride = config.spatial_stride or config.spatial_window
+    if config.causal and stride > config.window:
+        raise ValueError(
+            f"the spatial RNN would read nothing: its first window is full after {stride} frames, and "
+            f"a clip in training has {config.window}. Lower --spatial_stride, or --spatial_window"
+        )
     check("precision", config.precision, engine.PRECISIONS)
     check("schedule", config.schedule, SCHEDULES)
     device = engine.open_device(config.device)
@@ -310,9 +319,11 @@ def main(config, resume=False, overwrite=False, stop=None):
         shorter.write_text("".join(lines), encoding="utf-8")
         shorter.replace(log)
     elif writes:
-        endings = (".pt", ".pt.partial", *engine.TEST_OUTPUTS)
-        for path in ("curves.png", *(stem + end for stem in ("last", "best") for end in endings)):
-            (folder / path).unlink(missing_ok=True)  # of the run that is replaced
+        endings = (".pt", ".pt.partial", ".onnx", *engine.TEST_OUTPUTS)
+        made = ("last", "best", "last+*", "best+*")  # (+: with other networks)
+        for pattern in ("curves.png", *(stem + ending for stem in made for ending in endings)):
+            for path in folder.glob(pattern):
+                path.unlink()  # of the run that is replaced
         log.write_text("", encoding="utf-8")
     about = {"config": asdict(config), "commit": commit(), "torch": torch.__version__,
              "device": engine.device_name(device), "clips": data["clips"],
@@ -481,6 +492,7 @@ def parse_arguments():
             raise ValueError(f"{last} is missing, so no epoch was finished: start without --resume")
         saved = engine.load_checkpoint(last)["config"]
         saved = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
+        saved = asdict(Config()) | saved  # (an earlier version knew fewer)
         differing = [key for key in given if key not in RESUMABLE and given[key] != saved[key]]
         if differing:
             raise ValueError(

@@ -144,6 +144,8 @@ def main():
     parser.add_argument("--epochs", type=int, help="in place of the setting's")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     arguments = parser.parse_args()
+    if arguments.study == "ablation" and not arguments.held_out_camera:
+        parser.error("an ablation looks at a training camera: --held_out_camera")
     if arguments.study == "combinations":
         found = combinations(arguments.settings, arguments.temporal, arguments.spatial, arguments.still)
     else:
