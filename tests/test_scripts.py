@@ -231,6 +231,13 @@ def test_the_report_of_a_test(trained, workplace):
     alone = json.loads((trained / "best_test.json").read_text(encoding="utf-8"))
     assert alone["results"] == record["results"]
     assert alone["over_weight"].keys() == {"weights", "test"}
+    meta = json.loads((workplace / "sent/meta.json").read_text(encoding="utf-8"))
+    meta["clips"]["val"] -= 1
+    for field in ("camera", "performer"):
+        meta[field]["val"].pop()
+    (workplace / "sent/meta.json").write_text(json.dumps(meta))
+    done = run(workplace, "test.py", trained / "best.pt", "--data", "sent", fails=True)
+    assert "meta.json does not belong" in done.stderr
 
 
 def test_the_mean_of_two_networks(trained, workplace):
@@ -300,6 +307,11 @@ def test_predict_from_arrays(trained, workplace, raw):
     np.save(workplace / "one.npy", one[..., 0].swapaxes(1, 2))
     (found,) = sources.read_clips(workplace / "one.npy")
     np.testing.assert_array_equal(found.data[..., :1], one)
+    other = replace(clip, label=99)  # of a data set with more classes
+    np.testing.assert_allclose(predictor([other]), expected, atol=1e-6)
+    np.save(workplace / "none.npy", padded[:0])
+    (fault,) = sources.read_clips(workplace / "none.npy")
+    assert "no clip in it" in fault.reason
 
 
 def test_predict_names_what_is_damaged(trained, workplace, raw):

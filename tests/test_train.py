@@ -395,6 +395,21 @@ def test_settings_change_the_training(config, field, value):
     assert one[0]["held_out"]["fused"]["loss"] != two[0]["held_out"]["fused"]["loss"]
 
 
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"embedding": -1}, "embedding=-1: must not be negative"),
+        ({"spatial_stride": -3}, "spatial_stride=-3: must not be negative"),
+        ({"inputs": ()}, "inputs='' is unknown"),
+        ({"causal": True, "window": 20, "spatial_window": 30}, "would read nothing"),
+    ],
+)
+def test_settings_that_cannot_be(config, settings, said):
+    with pytest.raises(ValueError, match=said):
+        train.main(replace(config, name="never", **settings))
+    assert not Path("checkpoints/never").exists()
+
+
 def test_help_tells_what_the_comments_tell():
     told = train.explanations()
     assert told.keys() == {field.name for field in fields(train.Config)} and all(told.values())
