@@ -6,15 +6,17 @@
     python benchmarks/tables.py
 
 combinations  settings of train.py with --temporal and --spatial (default: all four), trained on every
-              training clip; the last epoch is tested
+              training clip; the last epoch is tested. With --exchange two runs make all four: streams
+              that share nothing are trained each alone, whichever the other is, so stacked + chain and
+              hierarchical + traversal are trained, and tested with their spatial streams exchanged too
 ablation      each ingredient of `full` added alone to `small` and taken alone from `full`, looked at on
               the held-out training camera; the test part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
               transforms, with the body's own axes and with the camera's
 
 A run leaves one record in results/<study>/ of the folder this is called in. One that has its record is
-not made again, so a study that was stopped goes on. --jobs runs go on at a time, each with its share
-of the CPU's threads.
+not made again, so a study that was stopped goes on; with --resume the run that was under way, too.
+--jobs runs go on at a time, each with its share of the CPU's threads.
 """
 
 import argparse
@@ -26,11 +28,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import engine  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 
@@ -51,6 +55,9 @@ INGREDIENTS = {
     "smooth labels": ("label_smoothing",),
 }  # fmt: skip
 
+
+# The two runs whose streams make all four combinations.
+TRAINED = tuple(zip(TEMPORAL, SPATIAL, strict=True))
 
 STILL = {"rotate": (0.0, 0.0, 0.0), "scale": 0.0, "shear": 0.0}
 
@@ -94,34 +101,75 @@ def options(config):
             yield from (f"--{field}", *map(str, value if isinstance(value, tuple) else [value]))
 
 
-def run(label, config, record):
+def checkpoints(record):
+    """The folder of a record's run."""
+    return Path("checkpoints") / "-".join((record.parent.name, record.stem))
+
+
+def run(label, config, record, resume=False):
     """Train, test or look at the held-out clips, write the record -> whether that went well."""
-    config = config | {"name": "-".join((record.parent.name, record.stem))}
+    folder = checkpoints(record)
+    config = config | {"name": folder.name}
     # The first layer of windows needs one below it.
     layers = config.get("layers", train.Config.layers)
     config["window_layers"] = min(config.get("window_layers", 0), layers - 1)
-    folder = Path("checkpoints") / config["name"]
-    log = Path("checkpoints") / f"{config['name']}.out"
-    log.parent.mkdir(exist_ok=True)
-    commands = [[ROOT / "train.py", "--overwrite", *options(config)]]
+    go_on = "--resume" if resume and (folder / "last.pt").exists() else "--overwrite"
+    if not called([ROOT / "train.py", go_on, *options(config)], folder):
+        return False
     if not config.get("held_out_camera"):
-        commands.append([ROOT / "test.py", folder / "last.pt"])
-    with open(log, "w") as out:
-        for command in commands:
-            done = subprocess.run([sys.executable, *command], stdout=out, stderr=out)
-            if done.returncode:
-                print(f"{record.stem}: stopped, see {log}", flush=True)
-                return False
-    if config.get("held_out_camera"):
-        line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-        made = json.loads((folder / "config.json").read_text())
-        made |= {"data": f"{config['data']}, camera {config['held_out_camera']} held out"}
-        made |= {"epoch": line["epoch"], "results": line["held_out"], "date": date.today().isoformat()}
-    else:
-        made = json.loads((folder / "last_test.json").read_text())
-    made["label"] = label
+        return test(label, record)
+    line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    made = json.loads((folder / "config.json").read_text())
+    made |= {"data": f"{config['data']}, camera {config['held_out_camera']} held out"}
+    made |= {"epoch": line["epoch"], "results": line["held_out"], "date": date.today().isoformat()}
+    return write(label, made, record)
+
+
+def exchange(label, temporal, spatial, record):
+    """Test the temporal stream of one record's run with the spatial stream of another's, write the
+    record -> whether that went well. ValueError where the streams of a run share weights."""
+    made, other = (engine.load_checkpoint(checkpoints(run) / "last.pt") for run in (temporal, spatial))
+    shared = [name for name in made["model"] if not name.startswith(("temporal", "spatial"))]
+    if shared:
+        raise ValueError(f"{temporal.stem}: both streams were trained with {', '.join(shared)}")
+    streams = (("temporal", made["model"]), ("spatial", other["model"]))
+    made["model"] = {
+        name: weights
+        for stream, network in streams
+        for name, weights in network.items()
+        if name.startswith(stream)
+    }
+    for about in ("network", "config"):
+        made[about] = made[about] | {"spatial": other[about]["spatial"]}
+    folder = checkpoints(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.save_checkpoint(folder / "last.pt", made)
+    return test(label, record)
+
+
+def test(label, record):
+    """Test the last epoch of the record's run, write the record -> whether that went well."""
+    folder = checkpoints(record)
+    if not called([ROOT / "test.py", folder / "last.pt"], folder):
+        return False
+    return write(label, json.loads((folder / "last_test.json").read_text()), record)
+
+
+def called(command, folder):
+    """Run a script with its output in <folder>.out -> whether that went well."""
+    log = folder.with_name(f"{folder.name}.out")
+    log.parent.mkdir(exist_ok=True)
+    with open(log, "a" if command[0].name == "test.py" else "w") as out:
+        done = subprocess.run([sys.executable, *command], stdout=out, stderr=out)
+    if done.returncode:
+        print(f"{folder.name}: stopped, see {log}", flush=True)
+    return not done.returncode
+
+
+def write(label, made, record):
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(made | {"label": label}, indent=1, ensure_ascii=False)
+    record.write_text(text + "\n", encoding="utf-8")
     accuracy = {
         stream: round(100 * values["accuracy"], 1) for stream, values in made["results"].items()
     }
@@ -142,30 +190,51 @@ def main():
     parser.add_argument("--held_out_camera", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="in place of the setting's")
+    parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32")
+    parser.add_argument("--exchange", action="store_true", help="combinations: all four from two runs")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     arguments = parser.parse_args()
     if arguments.study == "ablation" and not arguments.held_out_camera:
         parser.error("an ablation looks at a training camera: --held_out_camera")
+    if arguments.exchange:
+        known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
+        shared = any(c["view_units"] or c["input_norm"] for c in known)
+        if arguments.study != "combinations" or arguments.held_out_camera or shared:
+            parser.error("--exchange: for tests of combinations whose streams share no weights")
     if arguments.study == "combinations":
         found = combinations(arguments.settings, arguments.temporal, arguments.spatial, arguments.still)
     else:
         found = {"ablation": ablation, "views": views}[arguments.study]()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
     shared = {"data": arguments.data, "held_out": 0.0, "held_out_camera": arguments.held_out_camera}
+    shared["precision"] = arguments.precision
     if arguments.epochs:
         shared["epochs"] = arguments.epochs
-    found, made = list(found), []
+
+    def record(label, temporal, spatial, seed):
+        about = [arguments.data, label, temporal, spatial, str(seed)]
+        if arguments.held_out_camera:
+            about.insert(1, f"camera {arguments.held_out_camera}")
+        stem = "-".join(re.findall(r"\w+", " ".join(about)))
+        return Path("results") / arguments.study / f"{stem}.json"
+
+    made, exchanged = [], []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for seed in arguments.seeds:
-            for label, config in found:
-                about = [arguments.data, label, config.get("temporal", ""), config.get("spatial", "")]
-                if arguments.held_out_camera:
-                    about.insert(1, f"camera {arguments.held_out_camera}")
-                name = "-".join(re.findall(r"\w+", " ".join((*about, str(seed)))))
-                record = Path("results") / arguments.study / f"{name}.json"
-                if not record.exists():
-                    made.append(pool.submit(run, label, config | shared | {"seed": seed}, record))
-    if not all(one.result() for one in made):
+        for seed, (label, config) in product(arguments.seeds, list(found)):
+            streams = config.get("temporal", ""), config.get("spatial", "")
+            file = record(label, *streams, seed)
+            if file.exists():
+                continue
+            if arguments.exchange and streams not in TRAINED:
+                runs = [next(pair for pair in TRAINED if kind in pair) for kind in streams]
+                exchanged.append((label, *(record(label, *pair, seed) for pair in runs), file))
+            else:
+                config = config | shared | {"seed": seed}
+                made.append(pool.submit(run, label, config, file, arguments.resume))
+    done = [one.result() for one in made]
+    done += [all(file.exists() for file in one[1:3]) and exchange(*one) for one in exchanged]
+    if not all(done):
         raise SystemExit("studies.py: some runs stopped; the others have their records")
 
 

@@ -33,8 +33,8 @@ COSTS = (("operations", "M", 1e6), ("training_seconds", "min", 60), ("clips_per_
 NOT_RUN = "Not run.\n"
 WITHOUT = " without 3D transforms"
 # What does not make another row.
-ASIDE = {"data", "name", "seed", "device", "workers", "mmap", "held_out", "held_out_camera", "temporal",
-         "spatial"}  # fmt: skip
+ASIDE = {"data", "name", "seed", "device", "precision", "workers", "mmap", "held_out",
+         "held_out_camera", "temporal", "spatial"}  # fmt: skip
 
 
 def read_records(paths):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.image
@@ -489,3 +490,32 @@ def test_studies_leave_records(workplace):
         "NTU-RGB-D/xview",
         "NTU-RGB-D/xview, camera 2 held out",
     ]
+
+
+def test_two_runs_make_four_combinations(workplace, tmp_path):
+    """--exchange: each stream is the one that was trained, and tests as it did in its own run; with
+    --resume a run that was stopped goes on."""
+    (tmp_path / "NTU-RGB-D").symlink_to(workplace / "NTU-RGB-D")
+    few = ["combinations", "--data", "NTU-RGB-D/xview", "--jobs", "1", "--exchange", "--settings"]
+    done = run(tmp_path, "benchmarks/studies.py", *few, "small", "--epochs", "1")
+    assert len(done.stdout.splitlines()) == 4
+    found = list((tmp_path / "results").rglob("*.json"))
+    results = {}
+    for record in map(json.loads, map(Path.read_text, found)):
+        results[record["config"]["temporal"], record["config"]["spatial"]] = record["results"]
+    assert set(results) == set(product(TEMPORAL, SPATIAL))
+    for (temporal, spatial), own in results.items():
+        for trained in studies.TRAINED:
+            for stream, same in (
+                ("temporal", trained[0] == temporal),
+                ("spatial", trained[1] == spatial),
+            ):
+                theirs = results[trained][stream]["loss"]
+                assert (own[stream]["loss"] == pytest.approx(theirs, abs=1e-6)) == same
+    for record in found:
+        record.unlink()
+    run(tmp_path, "benchmarks/studies.py", *few, "small", "--epochs", "2", "--resume")
+    log = tmp_path / "checkpoints/combinations-NTU-RGB-D-xview-small-stacked-chain-0.out"
+    assert "resuming after epoch 1" in log.read_text()
+    refused = run(tmp_path, "benchmarks/studies.py", *few, "full", fails=True)
+    assert "share no weights" in refused.stderr
