@@ -219,20 +219,21 @@ def main():
         stem = "-".join(re.findall(r"\w+", " ".join(about)))
         return Path("results") / arguments.study / f"{stem}.json"
 
-    made, exchanged = [], []
+    trained, exchanged = [], []
+    for seed, (label, config) in product(arguments.seeds, list(found)):
+        streams = config.get("temporal", ""), config.get("spatial", "")
+        file = record(label, *streams, seed)
+        if file.exists():
+            epochs = json.loads(file.read_text(encoding="utf-8"))["config"]["epochs"]
+            if arguments.epochs not in (None, epochs):
+                parser.error(f"{file} is of {epochs} epochs: move it away to make another")
+        elif arguments.exchange and streams not in TRAINED:
+            runs = [next(pair for pair in TRAINED if kind in pair) for kind in streams]
+            exchanged.append((label, *(record(label, *pair, seed) for pair in runs), file))
+        else:
+            trained.append((label, config | shared | {"seed": seed}, file, arguments.resume))
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for seed, (label, config) in product(arguments.seeds, list(found)):
-            streams = config.get("temporal", ""), config.get("spatial", "")
-            file = record(label, *streams, seed)
-            if file.exists():
-                continue
-            if arguments.exchange and streams not in TRAINED:
-                runs = [next(pair for pair in TRAINED if kind in pair) for kind in streams]
-                exchanged.append((label, *(record(label, *pair, seed) for pair in runs), file))
-            else:
-                config = config | shared | {"seed": seed}
-                made.append(pool.submit(run, label, config, file, arguments.resume))
-    done = [one.result() for one in made]
+        done = list(pool.map(lambda one: run(*one), trained))
     done += [all(file.exists() for file in one[1:3]) and exchange(*one) for one in exchanged]
     if not all(done):
         raise SystemExit("studies.py: some runs stopped; the others have their records")

@@ -479,6 +479,8 @@ def test_studies_leave_records(workplace):
     done = run(workplace, "benchmarks/studies.py", *one, *short, "--seeds", "0", "1")
     assert len(done.stdout.splitlines()) == 2
     assert not run(workplace, "benchmarks/studies.py", *one, *short).stdout
+    other = run(workplace, "benchmarks/studies.py", *one, *short, "--epochs", "2", fails=True)
+    assert "is of 1 epochs" in other.stderr
     done = run(workplace, "benchmarks/studies.py", *one, *short, "--held_out_camera", "2")
     assert len(done.stdout.splitlines()) == 1
     records = [json.loads(path.read_text()) for path in (workplace / "results").rglob("*.json")]
