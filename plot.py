@@ -193,8 +193,9 @@ def cost(points, path):
             axis.errorbar(operations / 1e6, accuracy, spread, color=color, marker=markers[kind],
                           markersize=6, linestyle="", capsize=2)  # fmt: skip
         axis.set(xscale="log", title=data, xlabel="operations a clip, millions")
-        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-            ticks(matplotlib.ticker.ScalarFormatter())
+        axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axis.tick_params(which="both", length=3, pad=3)
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)
