@@ -114,7 +114,7 @@ def run(label, config, record, resume=False):
     layers = config.get("layers", train.Config.layers)
     config["window_layers"] = min(config.get("window_layers", 0), layers - 1)
     go_on = "--resume" if resume and (folder / "last.pt").exists() else "--overwrite"
-    if not called([ROOT / "train.py", go_on, *options(config)], folder):
+    if not succeeds([ROOT / "train.py", go_on, *options(config)], folder):
         return False
     if not config.get("held_out_camera"):
         return test(label, record)
@@ -127,39 +127,30 @@ def run(label, config, record, resume=False):
 
 def exchange(label, temporal, spatial, record):
     """Test the temporal stream of one record's run with the spatial stream of another's, write the
-    record -> whether that went well. ValueError where the streams of a run share weights."""
+    record -> whether that went well. FileNotFoundError where a run's checkpoint is gone."""
     made, other = (engine.load_checkpoint(checkpoints(run) / "last.pt") for run in (temporal, spatial))
-    shared = [name for name in made["model"] if not name.startswith(("temporal", "spatial"))]
-    if shared:
-        raise ValueError(f"{temporal.stem}: both streams were trained with {', '.join(shared)}")
-    streams = (("temporal", made["model"]), ("spatial", other["model"]))
-    made["model"] = {
-        name: weights
-        for stream, network in streams
-        for name, weights in network.items()
-        if name.startswith(stream)
-    }
+    made["model"] |= {name: w for name, w in other["model"].items() if name.startswith("spatial")}
     for about in ("network", "config"):
-        made[about] = made[about] | {"spatial": other[about]["spatial"]}
+        made[about]["spatial"] = other[about]["spatial"]
     folder = checkpoints(record)
     folder.mkdir(parents=True, exist_ok=True)
     engine.save_checkpoint(folder / "last.pt", made)
-    return test(label, record)
+    return test(label, record, streams=[temporal.stem, spatial.stem])
 
 
-def test(label, record):
+def test(label, record, **more):
     """Test the last epoch of the record's run, write the record -> whether that went well."""
     folder = checkpoints(record)
-    if not called([ROOT / "test.py", folder / "last.pt"], folder):
+    if not succeeds([ROOT / "test.py", folder / "last.pt"], folder):
         return False
-    return write(label, json.loads((folder / "last_test.json").read_text()), record)
+    return write(label, json.loads((folder / "last_test.json").read_text()) | more, record)
 
 
-def called(command, folder):
-    """Run a script with its output in <folder>.out -> whether that went well."""
+def succeeds(command, folder):
+    """Run a script, add what it prints to <folder>.out -> whether that went well."""
     log = folder.with_name(f"{folder.name}.out")
     log.parent.mkdir(exist_ok=True)
-    with open(log, "a" if command[0].name == "test.py" else "w") as out:
+    with open(log, "a") as out:
         done = subprocess.run([sys.executable, *command], stdout=out, stderr=out)
     if done.returncode:
         print(f"{folder.name}: stopped, see {log}", flush=True)
@@ -199,16 +190,16 @@ def main():
         parser.error("an ablation looks at a training camera: --held_out_camera")
     if arguments.exchange:
         known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
-        shared = any(c["view_units"] or c["input_norm"] for c in known)
-        if arguments.study != "combinations" or arguments.held_out_camera or shared:
+        apart = not any(config["view_units"] or config["input_norm"] for config in known)
+        if arguments.study != "combinations" or arguments.held_out_camera or not apart:
             parser.error("--exchange: for tests of combinations whose streams share no weights")
     if arguments.study == "combinations":
         found = combinations(arguments.settings, arguments.temporal, arguments.spatial, arguments.still)
     else:
         found = {"ablation": ablation, "views": views}[arguments.study]()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
-    shared = {"data": arguments.data, "held_out": 0.0, "held_out_camera": arguments.held_out_camera}
-    shared["precision"] = arguments.precision
+    shared = {"data": arguments.data, "held_out": 0.0, "precision": arguments.precision}
+    shared["held_out_camera"] = arguments.held_out_camera
     if arguments.epochs:
         shared["epochs"] = arguments.epochs
 
@@ -234,7 +225,10 @@ def main():
             trained.append((label, config | shared | {"seed": seed}, file, arguments.resume))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         done = list(pool.map(lambda one: run(*one), trained))
-    done += [all(file.exists() for file in one[1:3]) and exchange(*one) for one in exchanged]
+    try:
+        done += [all(run.exists() for run in one[1:3]) and exchange(*one) for one in exchanged]
+    except FileNotFoundError as error:
+        raise SystemExit(f"studies.py: {error}") from error
     if not all(done):
         raise SystemExit("studies.py: some runs stopped; the others have their records")
 

@@ -505,14 +505,12 @@ def test_two_runs_make_four_combinations(workplace, tmp_path):
     results = {}
     for record in map(json.loads, map(Path.read_text, found)):
         results[record["config"]["temporal"], record["config"]["spatial"]] = record["results"]
+        assert len(record.get("streams", "")) == (0 if record["training_seconds"] else 2)
     assert set(results) == set(product(TEMPORAL, SPATIAL))
     for (temporal, spatial), own in results.items():
-        for trained in studies.TRAINED:
-            for stream, same in (
-                ("temporal", trained[0] == temporal),
-                ("spatial", trained[1] == spatial),
-            ):
-                theirs = results[trained][stream]["loss"]
+        for pair in studies.TRAINED:
+            for stream, same in (("temporal", pair[0] == temporal), ("spatial", pair[1] == spatial)):
+                theirs = results[pair][stream]["loss"]
                 assert (own[stream]["loss"] == pytest.approx(theirs, abs=1e-6)) == same
     for record in found:
         record.unlink()
