@@ -2,6 +2,7 @@
 
     python benchmarks/studies.py combinations --data NW-UCLA/xview --settings small full --seeds 0 1 2
     python benchmarks/studies.py ablation --data NW-UCLA/xview --held_out_camera 2 --seeds 0 1
+    python benchmarks/studies.py ablation --data UTD-MHAD/xsub --held_out 0.05 --settings full --seeds 0 1
     python benchmarks/studies.py views --seeds 0 1 2
     python benchmarks/tables.py
 
@@ -9,8 +10,9 @@ combinations  settings of train.py with --temporal and --spatial (default: all f
               training clip; the last epoch is tested. With --exchange two runs make all four: streams
               that share nothing are trained each alone, whichever the other is, so stacked + chain and
               hierarchical + traversal are trained, and tested with their spatial streams exchanged too
-ablation      each ingredient of `full` added alone to `small` and taken alone from `full`, looked at on
-              the held-out training camera; the test part is not touched
+ablation      each ingredient of `full` added alone to `small` and taken alone from `full` (--settings: one
+              of the two), looked at on the held-out training camera or performers (each seed holds out
+              others); the test part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
               transforms, with the body's own axes and with the camera's
 
@@ -73,16 +75,14 @@ def combinations(settings, temporal, spatial, still):
                     yield f"{setting} without 3D transforms", config | STILL
 
 
-def ablation():
-    known = asdict(train.Config())
+def ablation(settings=("small", "full")):
+    known = asdict(train.Config()) | {"temporal": "stacked", "spatial": "chain"}
     small, full = (known | train.SETTINGS[name] for name in ("small", "full"))
-    streams = {"temporal": "stacked", "spatial": "chain"}
-    yield "small", small | streams
-    for name, fields in INGREDIENTS.items():
-        yield f"small with {name}", small | {field: full[field] for field in fields} | streams
-    yield "full", full | streams
-    for name, fields in INGREDIENTS.items():
-        yield f"full without {name}", full | {field: small[field] for field in fields} | streams
+    for setting, how, one, other in (("small", "with", small, full), ("full", "without", full, small)):
+        if setting in settings:
+            yield setting, one
+            for name, fields in INGREDIENTS.items():
+                yield f"{setting} {how} {name}", one | {field: other[field] for field in fields}
 
 
 def views():
@@ -101,6 +101,13 @@ def options(config):
             yield from (f"--{field}", *map(str, value if isinstance(value, tuple) else [value]))
 
 
+def what_is_held_out(config):
+    """Of the training clips, in words; "": nothing, so that the test part is tested."""
+    if config.get("held_out_camera"):
+        return f"camera {config['held_out_camera']}"
+    return "performers" if config.get("held_out") else ""
+
+
 def checkpoints(record):
     """The folder of a record's run."""
     return Path("checkpoints") / "-".join((record.parent.name, record.stem))
@@ -116,11 +123,12 @@ def run(label, config, record, resume=False):
     go_on = "--resume" if resume and (folder / "last.pt").exists() else "--overwrite"
     if not succeeds([ROOT / "train.py", go_on, *options(config)], folder):
         return False
-    if not config.get("held_out_camera"):
+    held_out = what_is_held_out(config)
+    if not held_out:
         return test(label, record)
     line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     made = json.loads((folder / "config.json").read_text())
-    made |= {"data": f"{config['data']}, camera {config['held_out_camera']} held out"}
+    made |= {"data": f"{config['data']}, {held_out} held out"}
     made |= {"epoch": line["epoch"], "results": line["held_out"], "date": date.today().isoformat()}
     return write(label, made, record)
 
@@ -179,6 +187,7 @@ def main():
     parser.add_argument("--spatial", nargs="+", choices=SPATIAL, default=SPATIAL)
     parser.add_argument("--still", action="store_true", help="combinations: without 3D transforms too")
     parser.add_argument("--held_out_camera", type=int, default=0)
+    parser.add_argument("--held_out", type=float, default=0.0, help="share of the clips, by performer")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="in place of the setting's")
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32")
@@ -186,27 +195,28 @@ def main():
     parser.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     arguments = parser.parse_args()
-    if arguments.study == "ablation" and not arguments.held_out_camera:
-        parser.error("an ablation looks at a training camera: --held_out_camera")
+    held_out = what_is_held_out(vars(arguments))
+    if arguments.study == "ablation" and not held_out:
+        parser.error("an ablation looks at training clips: --held_out_camera, or --held_out 0.05")
     if arguments.exchange:
         known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
         apart = not any(config["view_units"] or config["input_norm"] for config in known)
-        if arguments.study != "combinations" or arguments.held_out_camera or not apart:
+        if arguments.study != "combinations" or held_out or not apart:
             parser.error("--exchange: for tests of combinations whose streams share no weights")
     if arguments.study == "combinations":
         found = combinations(arguments.settings, arguments.temporal, arguments.spatial, arguments.still)
     else:
-        found = {"ablation": ablation, "views": views}[arguments.study]()
+        found = views() if arguments.study == "views" else ablation(arguments.settings)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
-    shared = {"data": arguments.data, "held_out": 0.0, "precision": arguments.precision}
-    shared["held_out_camera"] = arguments.held_out_camera
+    shared = ("data", "held_out", "held_out_camera", "precision")
+    shared = {field: getattr(arguments, field) for field in shared}
     if arguments.epochs:
         shared["epochs"] = arguments.epochs
 
     def record(label, temporal, spatial, seed):
         about = [arguments.data, label, temporal, spatial, str(seed)]
-        if arguments.held_out_camera:
-            about.insert(1, f"camera {arguments.held_out_camera}")
+        if held_out:
+            about.insert(1, held_out)
         stem = "-".join(re.findall(r"\w+", " ".join(about)))
         return Path("results") / arguments.study / f"{stem}.json"
 
