@@ -468,12 +468,14 @@ def test_the_ablation_is_complete():
     assert sorted(fields) == sorted(field for field in small if small[field] != full[field])
     made = dict(studies.ablation())
     assert len(made) == 2 + 2 * len(studies.INGREDIENTS)
+    assert list(studies.ablation(["full"])) == list(made.items())[len(made) // 2 :]
     assert made["small with dropout"]["input_dropout"] == full["input_dropout"] != 0
     assert made["full without dropout"]["input_dropout"] == 0
 
 
 def test_studies_leave_records(workplace):
-    """Of the test part, or of a held-out camera; a run that has its record is not made again."""
+    """Of the test part, or of a held-out camera or performer; a run that has its record is not made
+    again."""
     short = ["--data", "NTU-RGB-D/xview", "--epochs", "1", "--jobs", "2"]
     one = ["combinations", "--settings", "small", "--temporal", "stacked", "--spatial", "chain"]
     done = run(workplace, "benchmarks/studies.py", *one, *short, "--seeds", "0", "1")
@@ -481,8 +483,9 @@ def test_studies_leave_records(workplace):
     assert not run(workplace, "benchmarks/studies.py", *one, *short).stdout
     other = run(workplace, "benchmarks/studies.py", *one, *short, "--epochs", "2", fails=True)
     assert "is of 1 epochs" in other.stderr
-    done = run(workplace, "benchmarks/studies.py", *one, *short, "--held_out_camera", "2")
-    assert len(done.stdout.splitlines()) == 1
+    for held_out in (("--held_out_camera", "2"), ("--held_out", "0.05")):
+        done = run(workplace, "benchmarks/studies.py", *one, *short, *held_out)
+        assert len(done.stdout.splitlines()) == 1
     records = [json.loads(path.read_text()) for path in (workplace / "results").rglob("*.json")]
     for record in records:
         assert record["label"] == "small" and record["operations"] > 1e6
@@ -491,6 +494,7 @@ def test_studies_leave_records(workplace):
         "NTU-RGB-D/xview",
         "NTU-RGB-D/xview",
         "NTU-RGB-D/xview, camera 2 held out",
+        "NTU-RGB-D/xview, performers held out",
     ]
 
 
