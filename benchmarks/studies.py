@@ -2,7 +2,7 @@
 
     python benchmarks/studies.py combinations --data NW-UCLA/xview --settings small full --seeds 0 1 2
     python benchmarks/studies.py ablation --data NW-UCLA/xview --held_out_camera 2 --seeds 0 1
-    python benchmarks/studies.py ablation --data UTD-MHAD/xsub --held_out 0.05 --settings full --seeds 0 1
+    python benchmarks/studies.py ablation --data UTD-MHAD/xsub --held_out 0.05 --seeds 0 1
     python benchmarks/studies.py views --seeds 0 1 2
     python benchmarks/tables.py
 
@@ -10,9 +10,9 @@ combinations  settings of train.py with --temporal and --spatial (default: all f
               training clip; the last epoch is tested. With --exchange two runs make all four: streams
               that share nothing are trained each alone, whichever the other is, so stacked + chain and
               hierarchical + traversal are trained, and tested with their spatial streams exchanged too
-ablation      each ingredient of `full` added alone to `small` and taken alone from `full` (--settings: one
-              of the two), looked at on the held-out training camera or performers (each seed holds out
-              others); the test part is not touched
+ablation      each ingredient of `full` added alone to `small` and taken alone from `full` (--settings:
+              one of the two), looked at on the held-out training camera or performers (each seed holds
+              out others); the test part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
               transforms, with the body's own axes and with the camera's
 
