@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from model import Scores, TwoStreamRNN
+from model import Scores, TwoStreamRNN, check
 from skeleton import Layout
 
 # The system hands out large tensors in large pages: on a CPU a third of the time of a training step.
@@ -31,6 +31,17 @@ def open_device(name=""):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device '{name}' cannot be used here ({reason}): try cpu") from error
+
+
+def check_precision(precision, device):
+    """ValueError for an unknown precision, and where the device has no LSTM of it, as CPUs without
+    AVX-512 have none of bfloat16."""
+    check("precision", precision, PRECISIONS)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            torch.nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
+    except RuntimeError as error:
+        raise ValueError(f"this {device.type} cannot compute in {precision}: use float32") from error
 
 
 def device_name(device):

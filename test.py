@@ -195,6 +195,7 @@ def make_report(arguments):
     if arguments.draws < 1:
         raise ValueError(f"draws={arguments.draws}: must be at least 1")
     device = engine.open_device(arguments.device)
+    engine.check_precision(arguments.precision, device)
     tested = [Tested(path, arguments, device) for path in arguments.checkpoints]
     found = [one.test() for one in tested]
     first, feeder = tested[0], found[0][2]

@@ -253,9 +253,9 @@ def main(config, resume=False, overwrite=False, stop=None):
             f"the spatial RNN would read nothing: its first window is full after {stride} frames, and "
             f"a clip in training has {config.window}. Lower --spatial_stride, or --spatial_window"
         )
-    check("precision", config.precision, engine.PRECISIONS)
     check("schedule", config.schedule, SCHEDULES)
     device = engine.open_device(config.device)
+    engine.check_precision(config.precision, device)
     engine.join_parallel(device)
     alone, writes = engine.parallel_size() == 1, engine.parallel_rank() == 0
     torch.manual_seed(config.seed)

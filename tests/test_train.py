@@ -147,13 +147,17 @@ def test_worker_processes_change_nothing(config):
 def test_half_the_bits_give_nearly_the_same_loss(config):
     config = replace(config, epochs=1, units=32, dropout=0.0)
     whole = log_of(train.main(config))[0]
-    half = log_of(train.main(replace(config, name="half", precision="bfloat16")))[0]
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        train.main(replace(config, name="quarter", precision="fp4"))
+    try:
+        half = log_of(train.main(replace(config, name="half", precision="bfloat16")))[0]
+    except ValueError as error:  # a CPU without AVX-512
+        assert "cannot compute in bfloat16: use float32" in str(error)
+        pytest.skip(str(error))
     for part in ("train", "held_out"):
         for stream in engine.STREAMS:
             assert half[part][stream]["loss"] == pytest.approx(whole[part][stream]["loss"], rel=0.01)
     assert half != whole
-    with pytest.raises(ValueError, match="float32, bfloat16"):
-        train.main(replace(config, name="quarter", precision="fp4"))
 
 
 @pytest.mark.parametrize("held_out", [0.3, 0.0])
