@@ -33,15 +33,21 @@ def open_device(name=""):
         raise ValueError(f"device '{name}' cannot be used here ({reason}): try cpu") from error
 
 
-def check_precision(precision, device):
-    """ValueError for an unknown precision, and where the device has no LSTM of it, as CPUs without
-    AVX-512 have none of bfloat16."""
-    check("precision", precision, PRECISIONS)
+def precisions(device):
+    """Those of PRECISIONS that a device has LSTMs of: CPUs without AVX-512 have none of bfloat16."""
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16):
             torch.nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
-    except RuntimeError as error:
-        raise ValueError(f"this {device.type} cannot compute in {precision}: use float32") from error
+    except RuntimeError:
+        return ("float32",)
+    return PRECISIONS
+
+
+def check_precision(precision, device):
+    """ValueError for a precision that is unknown, or that the device does not have."""
+    check("precision", precision, PRECISIONS)
+    if precision != "float32" and precision not in precisions(device):
+        raise ValueError(f"this {device.type} cannot compute in {precision}: use float32")
 
 
 def device_name(device):

@@ -155,10 +155,11 @@ def synchronise(device):
         torch.cuda.synchronize(device)
 
 
-def limits(device):
+def limits(device, precisions):
     """Multiplications and additions a second on large matrices, bytes a second of copying."""
     found = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    for name in precisions:
+        dtype = getattr(torch, name)
         size = 2048 if device.type == "cpu" else 8192
         a, b = torch.randn(2, size, size, device=device, dtype=dtype)
         if device.type == "cpu" and dtype == torch.float32:  # the faster of two libraries
@@ -323,7 +324,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN's LSTMs do: for the limit
     batch = arguments.batch_size or (64 if device.type == "cpu" else 256)
     sizes = {"units": arguments.units, "part_units": arguments.part_units}
-    repeats, precisions = arguments.repeats, engine.PRECISIONS
+    repeats, precisions = arguments.repeats, engine.precisions(device)
     record = {
         "date": date.today().isoformat(),
         "machine": engine.device_name(device),
@@ -331,7 +332,7 @@ def main():
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "batch": batch, "frames": FRAMES, "sizes": sizes, "clips": arguments.clips,
         "two_bodies": TWO_BODIES, "repeats": repeats,
-        "limits": {key: rounded(value) for key, value in limits(device).items()},
+        "limits": {key: rounded(value) for key, value in limits(device, precisions).items()},
         "training": {}, "inference": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

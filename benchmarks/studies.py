@@ -198,6 +198,8 @@ def main():
     held_out = what_is_held_out(vars(arguments))
     if arguments.study == "ablation" and not held_out:
         parser.error("an ablation looks at training clips: --held_out_camera, or --held_out 0.05")
+    if arguments.study == "ablation" and not set(arguments.settings) <= {"small", "full"}:
+        parser.error("an ablation is of the settings small and full")
     if arguments.exchange:
         known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
         apart = not any(config["view_units"] or config["input_norm"] for config in known)
