@@ -126,6 +126,8 @@ SETTINGS = {
 SCHEDULES = ("steps", "cosine")
 # May differ when a run is resumed.
 RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap", "tensorboard")
+# Of the time, what saving may take: where epochs are short, last.pt is not written after each.
+SAVING = 0.05
 
 
 def hold_out(performers, share, seed):
@@ -359,6 +361,8 @@ def main(config, resume=False, overwrite=False, stop=None):
         if writes:
             engine.save_checkpoint(path, contents)
 
+    # The epoch that last.pt holds, when it was written and how many seconds that took.
+    kept, saved, saving = epoch, time.perf_counter(), 0.0
     while epoch < config.epochs:
         began = time.perf_counter() - (progress["seconds"] if progress else 0)
         before = order.get_state()
@@ -382,7 +386,7 @@ def main(config, resume=False, overwrite=False, stop=None):
             save(last)
             raise
         except FloatingPointError as error:
-            good = f"{last} holds epoch {epoch}" if epoch else "no epoch was finished"
+            good = f"{last} holds epoch {kept}" if kept else "no epoch was finished"
             raise FloatingPointError(
                 f"{title}: {error}; {good}. Lower --learning_rate and train again"
             ) from None
@@ -396,17 +400,23 @@ def main(config, resume=False, overwrite=False, stop=None):
         # Highest accuracy, at equal accuracy lowest loss; without held-out clips, the last epoch.
         score = [fused["accuracy"], -fused["loss"]] if fused else best
         improved, best = score >= best, max(score, best)
-        # last.pt comes last: a resumed run does again whatever was written after it.
         if writes:
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             board(line)
-        if improved:
-            save(folder / "best.pt")
-        save(last)
+        stopping = engine.agreed(stop and stop()) and epoch < config.epochs
+        now = time.perf_counter()
+        due = epoch == config.epochs or (now - saved) * SAVING >= saving
+        if stopping or (held_out and improved) or engine.agreed(due):
+            # last.pt comes last: a resumed run does again whatever was written after it.
+            if improved:
+                save(folder / "best.pt")
+            save(last)
+            kept, saved = epoch, time.perf_counter()
+            saving = saved - now
         if writes:
             print(describe(line))
-        if engine.agreed(stop and stop()) and epoch < config.epochs:
+        if stopping:
             raise engine.Interrupted({"step": 0})
     if writes:
         plot.curves([folder], folder / "curves.png")

@@ -173,6 +173,7 @@ def test_half_the_bits_give_nearly_the_same_loss(config):
 @pytest.mark.parametrize("stopped_at", ["log.jsonl", "best.pt", "last.pt"])
 def test_resuming_after_a_stop_while_saving(config, monkeypatch, held_out, stopped_at):
     """Stopped in epoch 3 while this file is written: half a line, or nothing of a checkpoint."""
+    monkeypatch.setattr(train, "SAVING", 1e9)
     config = replace(config, held_out=held_out)
     whole = train.main(config)
     save = engine.save_checkpoint
@@ -191,6 +192,29 @@ def test_resuming_after_a_stop_while_saving(config, monkeypatch, held_out, stopp
     except KeyboardInterrupt:
         monkeypatch.setattr(engine, "save_checkpoint", save)
         train.main(replace(config, name="broken"), resume=True)
+    assert_same_run(whole, whole.parent / "broken")
+
+
+def test_where_saving_takes_too_long_not_every_epoch_is_saved(config, monkeypatch):
+    """And a run that dies between goes on with what was saved."""
+    monkeypatch.setattr(train, "SAVING", 1e-9)
+    config = replace(config, held_out=0.0)
+    saved, save = [], engine.save_checkpoint
+
+    def spy(path, contents):
+        saved.append((path.name, contents["epoch"]))
+        save(path, contents)
+
+    monkeypatch.setattr(engine, "save_checkpoint", spy)
+    whole = train.main(config)
+    assert saved == [("best.pt", 1), ("last.pt", 1), ("best.pt", 4), ("last.pt", 4)]
+    broken = replace(config, name="broken")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train, "describe", lambda line: 1 / (3 - line["epoch"]))
+        train.main(broken)
+    assert load(whole.parent / "broken")["epoch"] == 1
+    assert len(log_of(whole.parent / "broken")) == 3
+    train.main(broken, resume=True)
     assert_same_run(whole, whole.parent / "broken")
 
 
