@@ -126,7 +126,7 @@ SETTINGS = {
 SCHEDULES = ("steps", "cosine")
 # May differ when a run is resumed.
 RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap", "tensorboard")
-# Of the time, what saving may take: where epochs are short, last.pt is not written after each.
+# Of the time, what saving may take: after short epochs nothing is written, unless they are the best.
 SAVING = 0.05
 
 
