@@ -169,6 +169,11 @@ def join_parallel(device):
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Its functions take the group they find as a default. Imported later, by DistributedDataParallel,
+    # they would hold it to the very end, and threads of it that drop a tensor while Python shuts down
+    # abort the process.
+    from torch.distributed import nn  # noqa: F401
+
     # CPU tensors go over gloo, so that the processes can agree without waiting for their GPUs.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 

@@ -338,7 +338,8 @@ def main(config, resume=False, overwrite=False, stop=None):
               f"{about['parameters']:,} parameters, on {machines}")  # fmt: skip
     trained = model
     if not alone:
-        trained = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=config.input_norm)
+        trained = torch.nn.parallel.DistributedDataParallel(model)
+        trained.broadcast_buffers = config.input_norm  # (other buffers never change)
 
     def save(path):
         contents = {
