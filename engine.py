@@ -178,6 +178,12 @@ def join_parallel(device):
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
+def leave_parallel():
+    """All processes part, if there are several. Their threads end once the network is gone too."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def agreed(wish):
     """Whether any of the processes wishes it."""
     wish = torch.tensor(int(bool(wish)))
@@ -276,6 +282,9 @@ def evaluate(model, batches, device, description="", precision="float32"):
     spatial and fused, labels (N,)), on the CPU; the posteriors are those of this process's clips."""
     device = torch.device(device)
     model.eval()
+    if parallel_size() > 1:  # the first process's running statistics, which are those that are saved
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
     metrics, posteriors, labels = Metrics(getattr(model, "module", model), device), [], []
     sizes = batches.sampler.sizes()
     for size, (data, label) in zip(sizes, tqdm(batches, description, leave=False, disable=None),

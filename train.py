@@ -126,7 +126,8 @@ SETTINGS = {
 SCHEDULES = ("steps", "cosine")
 # May differ when a run is resumed.
 RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap", "tensorboard")
-# Of the time, what saving may take: after short epochs nothing is written, unless they are the best.
+# Of the time, what saving may take: after short epochs nothing is written. But a new best on held-out
+# clips, the first and the last epoch are always saved.
 SAVING = 0.05
 
 
@@ -339,7 +340,7 @@ def main(config, resume=False, overwrite=False, stop=None):
     trained = model
     if not alone:
         trained = torch.nn.parallel.DistributedDataParallel(model)
-        trained.broadcast_buffers = config.input_norm  # (other buffers never change)
+        trained.broadcast_buffers = False  # engine.evaluate does that
 
     def save(path):
         contents = {
@@ -408,7 +409,7 @@ def main(config, resume=False, overwrite=False, stop=None):
         stopping = engine.agreed(stop and stop()) and epoch < config.epochs
         now = time.perf_counter()
         due = epoch == config.epochs or (now - saved) * SAVING >= saving
-        if stopping or (held_out and improved) or engine.agreed(due):
+        if stopping or (held_out and improved) or engine.agreed(due and writes):
             # last.pt comes last: a resumed run does again whatever was written after it.
             if improved:
                 save(folder / "best.pt")
@@ -422,8 +423,7 @@ def main(config, resume=False, overwrite=False, stop=None):
     if writes:
         plot.curves([folder], folder / "curves.png")
         print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
-    if not alone:
-        torch.distributed.destroy_process_group()
+    engine.leave_parallel()
     return folder
 
 
@@ -445,9 +445,12 @@ def tensorboard_writer(folder):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    writer = SummaryWriter(folder)
+    writer = None
 
     def write(line):
+        nonlocal writer
+        # (TensorBoard forgets what an earlier run logged of this epoch and later ones.)
+        writer = writer or SummaryWriter(folder, purge_step=line["epoch"])
         for part in ("train", "held_out"):
             for stream, values in line.get(part, {}).items():
                 for metric, value in values.items():
@@ -534,15 +537,20 @@ class Stop:
 
 
 if __name__ == "__main__":
+    said = None
     try:
         config, *how = parse_arguments()
         try:
             main(config, *how, stop=Stop())
         except (engine.Interrupted, KeyboardInterrupt) as stopped:
             saved = isinstance(stopped, engine.Interrupted)
-            raise SystemExit(
+            if saved:  # (a second Ctrl-C finds the processes anywhere)
+                engine.leave_parallel()
+            said = (
                 f"\ntrain.py: stopped{', everything is saved' if saved else ''}; go on with: "
                 f"python train.py --name {run_name(config)} --resume"
-            ) from None
+            )
     except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"train.py: {error}") from error
+        said = f"train.py: {error}"
+    # Not within `except`, where the traceback holds the network, and that the group of processes.
+    raise SystemExit(said)

@@ -455,11 +455,12 @@ def test_help_tells_what_the_comments_tell():
 
 
 def test_tensorboard(config, monkeypatch):
-    logged = {}
+    logged, purged = {}, []
 
     class SummaryWriter:
-        def __init__(self, folder):
+        def __init__(self, folder, purge_step):
             assert folder == Path("checkpoints/run")
+            purged.append(purge_step)
 
         def add_scalar(self, name, value, epoch):
             logged[name, epoch] = value
@@ -477,6 +478,8 @@ def test_tensorboard(config, monkeypatch):
         assert logged["accuracy/fused/held_out", line["epoch"]] == line["held_out"]["fused"]["accuracy"]
         assert logged["loss/spatial/train", line["epoch"]] == line["train"]["spatial"]["loss"]
     assert len(logged) == 2 * (2 * 9 + 1)
+    train.main(replace(config, tensorboard=True, epochs=4), resume=True)
+    assert len(logged) == 4 * (2 * 9 + 1) and purged == [1, 3]
 
 
 def test_a_run_is_not_overwritten_by_accident(config):
@@ -698,6 +701,18 @@ def test_two_processes_train_as_one(config, batch_size):
                 assert y[part][stream]["loss"] == pytest.approx(x[part][stream]["loss"], abs=1e-4)
 
 
+def test_two_processes_hold_out_with_the_statistics_that_are_saved(config):
+    """Each normalises its own share of a batch, and would else keep its own running mean."""
+    config = replace(config, input_norm=True, epochs=2)
+    subprocess.run([*TWO, *command_line(config)], check=True, capture_output=True, timeout=300)
+    last = load(Path("checkpoints/run"))
+    feeder = train.open_data(config)[0].without_randomness()
+    unseen = engine.loader(feeder, last["held_out"], config.batch_size)
+    found = engine.evaluate(engine.build_model(last), unseen, "cpu")[0]
+    logged = log_of(Path("checkpoints/run"))[-1]["held_out"]
+    assert found["fused"]["loss"] == pytest.approx(logged["fused"]["loss"], abs=1e-5)
+
+
 def start_and_stop(command, number, everyone=False):
     """Start a long run, send it a signal in its third epoch -> (returncode, stderr, last.pt)."""
     process = subprocess.Popen(
@@ -741,7 +756,7 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(config, number, workers):
 def test_two_processes_asked_to_stop_one_goes_on(config):
     config = replace(config, batch_size=1, held_out=0.0)
     code, said, last = start_and_stop([*TWO, *command_line(config)], signal.SIGTERM)
-    assert code != 0 and "everything is saved" in said
+    assert code != 0 and "everything is saved" in said and "terminate called" not in said
     if last["progress"]:  # (not if the signal came at the end of an epoch)
         assert last["progress"]["sums"][9] == last["progress"]["step"]
     resume_stopped([sys.executable, ROOT / "train.py", *command_line(config)], last["epoch"] + 1)
