@@ -1,5 +1,7 @@
 """Train for an epoch, evaluate, save and load checkpoints. Takes model and data as arguments."""
 
+import atexit
+import multiprocessing
 import os
 import platform
 import signal
@@ -133,7 +135,7 @@ def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu", s
     if not workers:
         return batches
     pin = torch.device(device).type == "cuda"
-    return DataLoader(
+    return Workers(
         batches,
         sampler=batches.sampler,
         batch_size=None,
@@ -144,10 +146,36 @@ def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu", s
     )
 
 
+class Workers(DataLoader):
+    """Its processes leave it to the main one to end them when the whole group is told to stop."""
+
+    def __iter__(self):
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().__iter__()
+        # A new process inherits this, and lives until it ignores them by itself.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 def ignore_signals(_):
-    """Worker processes leave it to the main one to end them when the whole group is told to stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers():
+    """Those that an error left: multiprocessing would send them SIGTERM, and wait for them for ever."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # (a DataLoader raises an error when one ends)
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 # --- Several processes (torchrun) ---------------------------------------------------------------------
@@ -179,7 +207,11 @@ def join_parallel(device):
 
 
 def leave_parallel():
-    """All processes part, if there are several. Their threads end once the network is gone too."""
+    """All processes part, if there are several; the network has to be gone by then.
+
+    DistributedDataParallel, freed after the group, would end the group's threads without letting go of
+    Python's lock, and wait for ever for a thread that needs it to drop a tensor.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

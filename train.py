@@ -423,7 +423,6 @@ def main(config, resume=False, overwrite=False, stop=None):
     if writes:
         plot.curves([folder], folder / "curves.png")
         print(f"{folder / 'curves.png'}\nnow: python test.py {folder / 'best.pt'}")
-    engine.leave_parallel()
     return folder
 
 
@@ -523,7 +522,7 @@ class Stop:
 
     def __init__(self):
         self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in engine.STOPS:
             signal.signal(number, self.ask)
 
     def ask(self, number, _):
@@ -537,20 +536,21 @@ class Stop:
 
 
 if __name__ == "__main__":
-    said = None
+    said, together = None, False
     try:
         config, *how = parse_arguments()
         try:
             main(config, *how, stop=Stop())
+            together = True
         except (engine.Interrupted, KeyboardInterrupt) as stopped:
-            saved = isinstance(stopped, engine.Interrupted)
-            if saved:  # (a second Ctrl-C finds the processes anywhere)
-                engine.leave_parallel()
+            together = isinstance(stopped, engine.Interrupted)  # a second Ctrl-C finds them anywhere
             said = (
-                f"\ntrain.py: stopped{', everything is saved' if saved else ''}; go on with: "
+                f"\ntrain.py: stopped{', everything is saved' if together else ''}; go on with: "
                 f"python train.py --name {run_name(config)} --resume"
             )
     except (ValueError, OSError, FloatingPointError) as error:
         said = f"train.py: {error}"
-    # Not within `except`, where the traceback holds the network, and that the group of processes.
+    # Not within `except`, where the traceback holds the network.
+    if together:
+        engine.leave_parallel()
     raise SystemExit(said)

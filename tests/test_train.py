@@ -660,15 +660,24 @@ TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_p
        ROOT / "train.py")  # fmt: skip
 
 
-# Prints what still runs on behalf of the group of processes (on Linux).
+# train.py with its options. Prints how many networks there are when the group of processes ends, and
+# what still runs on its behalf afterwards (on Linux).
 IN_PARALLEL = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import train
+import gc, runpy, sys
 from pathlib import Path
-train.main(train.Config(**eval(sys.argv[2])))
-names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
-print("left over:", [name for name in names if "gloo" in name])
+from torch import distributed, nn
+
+def leave(destroy=distributed.destroy_process_group):
+    kinds = [type(thing) for thing in gc.get_objects()]
+    destroy()
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    left = [name for name in names if "gloo" in name]
+    print("left over:", kinds.count(nn.parallel.DistributedDataParallel), "networks,", left)
+
+distributed.destroy_process_group = leave
+del sys.argv[0]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -679,15 +688,16 @@ def test_two_processes_train_as_one(config, batch_size):
     config = replace(config, dropout=0.0, crop=(1.0, 1.0), rotate=(0.0, 0.0, 0.0), scale=0.0,
                      shear=0.0, batch_size=batch_size)  # fmt: skip
     one = train.main(config)
-    command = [*TWO[:-1], "--no-python", sys.executable, "-c", IN_PARALLEL,
-               str(ROOT), repr(asdict(replace(config, name="two")))]  # fmt: skip
+    command = [*TWO[:-1], "--no-python", sys.executable, "-c", IN_PARALLEL, ROOT / "train.py",
+               *command_line(replace(config, name="two"))]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("epoch   1") == 1 and "2 x" in done.stdout
-    # Such a thread that drops a tensor while Python shuts down would abort the process.
-    assert done.stdout.count("left over: []") == 2
+    # A network that outlives the group waits for ever for a thread of it that drops a tensor; such a
+    # thread that does so while Python shuts down aborts the process.
+    assert done.stdout.count("left over: 0 networks, []") == 2
     assert "FutureWarning" not in done.stderr
     two = one.parent / "two"
     a, b = load(one), load(two)
@@ -750,6 +760,26 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(config, number, workers):
     assert code == 1 and "Traceback" not in said
     assert "everything is saved; go on with: python train.py --name stopped --resume" in said
     resume_stopped(command, last["epoch"] + 1)
+
+
+WORKER_KILLED = """
+import multiprocessing, sys
+sys.path.insert(0, sys.argv[1])
+import train
+
+def kill():
+    multiprocessing.active_children()[0].kill()
+
+train.main(train.Config(**eval(sys.argv[2])), stop=kill)
+"""
+
+
+def test_a_worker_that_is_killed_ends_the_run(config):
+    """As by a system that is out of memory: the other worker does not keep it."""
+    config = replace(config, batch_size=1, workers=2)
+    command = [sys.executable, "-c", WORKER_KILLED, str(ROOT), repr(asdict(config))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "DataLoader worker" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals to groups of processes")
