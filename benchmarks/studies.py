@@ -10,9 +10,9 @@ combinations  settings of train.py with --temporal and --spatial (default: all f
               training clip; the last epoch is tested. With --exchange two runs make all four: streams
               that share nothing are trained each alone, whichever the other is, so stacked + chain and
               hierarchical + traversal are trained, and tested with their spatial streams exchanged too
-ablation      each ingredient of `full` added alone to `small` and taken alone from `full` (--settings:
-              one of the two), looked at on the held-out training camera or performers (each seed holds
-              out others); the test part is not touched
+ablation      each ingredient of `full` added alone to `small`, or to `paper`, and taken alone from `full`
+              (--settings: which of them; --batch_size: of the first two), looked at on the held-out
+              training camera or performers (each seed holds out others); the test part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
               transforms, with the body's own axes and with the camera's
 
@@ -40,8 +40,9 @@ import engine  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 
-# What `full` has and `small` has not.
+# What `full` has and `paper` has not; `small` has the first.
 INGREDIENTS = {
+    "fewer units, shorter clips": ("units", "part_units", "window"),
     "motion, bone, distance": ("inputs",),
     "learned view": ("view_units",),
     "normalised inputs": ("input_norm",),
@@ -75,14 +76,27 @@ def combinations(settings, temporal, spatial, still):
                     yield f"{setting} without 3D transforms", config | STILL
 
 
-def ablation(settings=("small", "full")):
+def ablation(settings=("small", "full"), changes=None):
+    """changes  to `small` and `paper`"""
     known = asdict(train.Config()) | {"temporal": "stacked", "spatial": "chain"}
-    small, full = (known | train.SETTINGS[name] for name in ("small", "full"))
-    for setting, how, one, other in (("small", "with", small, full), ("full", "without", full, small)):
+    paper, small, full = (known | train.SETTINGS[name] for name in ABLATED)
+    sizes = {field: paper[field] for field in INGREDIENTS["fewer units, shorter clips"]}
+    changes = changes or {}
+    for setting, how, one, other in (("paper", "with", paper | changes, full),
+                                     ("small", "with", small | changes, full),
+                                     ("full", "without", full, small | sizes)):  # fmt: skip
         if setting in settings:
             yield setting, one
             for name, fields in INGREDIENTS.items():
-                yield f"{setting} {how} {name}", one | {field: other[field] for field in fields}
+                changed = one | {field: other[field] for field in fields}
+                # The first layer of windows needs one below it; a window is no longer than a clip.
+                changed["window_layers"] = min(changed["window_layers"], changed["layers"] - 1)
+                changed["spatial_window"] = min(changed["spatial_window"], changed["window"])
+                if changed != one:
+                    yield f"{setting} {how} {name}", changed
+
+
+ABLATED = ("paper", "small", "full")
 
 
 def views():
@@ -117,9 +131,6 @@ def run(label, config, record, resume=False):
     """Train, test or look at the held-out clips, write the record -> whether that went well."""
     folder = checkpoints(record)
     config = config | {"name": folder.name}
-    # The first layer of windows needs one below it.
-    layers = config.get("layers", train.Config.layers)
-    config["window_layers"] = min(config.get("window_layers", 0), layers - 1)
     go_on = "--resume" if resume and (folder / "last.pt").exists() else "--overwrite"
     if not succeeds([ROOT / "train.py", go_on, *options(config)], folder):
         return False
@@ -190,6 +201,7 @@ def main():
     parser.add_argument("--held_out", type=float, default=0.0, help="share of the clips, by performer")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="in place of the setting's")
+    parser.add_argument("--batch_size", type=int, help="ablation: in place of that of paper and small")
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32")
     parser.add_argument("--exchange", action="store_true", help="combinations: all four from two runs")
     parser.add_argument("--resume", action="store_true", help="go on with the run that was stopped")
@@ -198,8 +210,8 @@ def main():
     held_out = what_is_held_out(vars(arguments))
     if arguments.study == "ablation" and not held_out:
         parser.error("an ablation looks at training clips: --held_out_camera, or --held_out 0.05")
-    if arguments.study == "ablation" and not set(arguments.settings) <= {"small", "full"}:
-        parser.error("an ablation is of the settings small and full")
+    if arguments.study == "ablation" and not set(arguments.settings) <= set(ABLATED):
+        parser.error(f"an ablation is of the settings {', '.join(ABLATED)}")
     if arguments.exchange:
         known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
         apart = not any(config["view_units"] or config["input_norm"] for config in known)
@@ -207,8 +219,11 @@ def main():
             parser.error("--exchange: for tests of combinations whose streams share no weights")
     if arguments.study == "combinations":
         found = combinations(arguments.settings, arguments.temporal, arguments.spatial, arguments.still)
+    elif arguments.study == "views":
+        found = views()
     else:
-        found = views() if arguments.study == "views" else ablation(arguments.settings)
+        changes = {"batch_size": arguments.batch_size} if arguments.batch_size else {}
+        found = ablation(arguments.settings, changes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
     shared = ("data", "held_out", "held_out_camera", "precision")
     shared = {field: getattr(arguments, field) for field in shared}
