@@ -10,7 +10,7 @@ combinations  settings of train.py with --temporal and --spatial (default: all f
               training clip; the last epoch is tested. With --exchange two runs make all four: streams
               that share nothing are trained each alone, whichever the other is, so stacked + chain and
               hierarchical + traversal are trained, and tested with their spatial streams exchanged too
-ablation      each ingredient of `full` added alone to `small`, or to `paper`, and taken alone from `full`
+ablation      each ingredient of `full` added alone to `paper` or `small` and taken alone from `full`
               (--settings: which of them; --batch_size: of the first two), looked at on the held-out
               training camera or performers (each seed holds out others); the test part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
@@ -77,7 +77,7 @@ def combinations(settings, temporal, spatial, still):
 
 
 def ablation(settings=("small", "full"), changes=None):
-    """changes  to `small` and `paper`"""
+    """changes  to `paper` and `small`"""
     known = asdict(train.Config()) | {"temporal": "stacked", "spatial": "chain"}
     paper, small, full = (known | train.SETTINGS[name] for name in ABLATED)
     sizes = {field: paper[field] for field in INGREDIENTS["fewer units, shorter clips"]}

@@ -463,7 +463,7 @@ def test_tables_are_made_from_records(tmp_path):
 
 
 def test_the_ablation_is_complete():
-    """benchmarks/studies.py: the ingredients are all that makes `paper` into `full`; `small` has one."""
+    """benchmarks/studies.py: the ingredients are all that makes `paper` into `full`."""
     known = asdict(train.Config()) | {"temporal": "stacked", "spatial": "chain"}
     paper, small, full = (known | train.SETTINGS[name] for name in studies.ABLATED)
     fields = [field for some in studies.INGREDIENTS.values() for field in some]
