@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import signal
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
@@ -146,21 +147,25 @@ def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu", s
     )
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Workers(DataLoader):
-    """Its processes leave it to the main one to end them when the whole group is told to stop."""
+    """A DataLoader whose workers survive a Ctrl-C or SIGTERM to the whole group: the main process ends
+    them."""
 
     def __iter__(self):
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             return super().__iter__()
-        # A new process inherits this, and lives until it ignores them by itself.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        if multiprocessing.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # (to start it later would let the signals through)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            # Workers inherit this, so that none is killed before it ignores them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def ignore_signals(_):

@@ -236,6 +236,9 @@ def main(config, resume=False, overwrite=False, stop=None):
 
     stop  function that says whether to stop: after the step that is under way the state is saved and
           engine.Interrupted raised
+
+    Of several processes, the caller leaves the group (engine.leave_parallel) once this has returned or
+    raised.
     """
     folder = Path("checkpoints") / run_name(config)
     last = folder / "last.pt"
@@ -536,21 +539,24 @@ class Stop:
 
 
 if __name__ == "__main__":
-    said, together = None, False
+    said, together = None, True
     try:
         config, *how = parse_arguments()
         try:
             main(config, *how, stop=Stop())
-            together = True
         except (engine.Interrupted, KeyboardInterrupt) as stopped:
-            together = isinstance(stopped, engine.Interrupted)  # a second Ctrl-C finds them anywhere
+            # (a second Ctrl-C finds the processes anywhere)
+            together = isinstance(stopped, engine.Interrupted)
             said = (
                 f"\ntrain.py: stopped{', everything is saved' if together else ''}; go on with: "
                 f"python train.py --name {run_name(config)} --resume"
             )
     except (ValueError, OSError, FloatingPointError) as error:
+        together = not isinstance(error, OSError)  # which need not happen to all
         said = f"train.py: {error}"
+    if said:
+        print(said, file=sys.stderr)
     # Not within `except`, where the traceback holds the network.
     if together:
         engine.leave_parallel()
-    raise SystemExit(said)
+    raise SystemExit(bool(said))

@@ -11,8 +11,9 @@ combinations  settings of train.py with --temporal and --spatial (default: all f
               that share nothing are trained each alone, whichever the other is, so stacked + chain and
               hierarchical + traversal are trained, and tested with their spatial streams exchanged too
 ablation      each ingredient of `full` added alone to `paper` or `small` and taken alone from `full`
-              (--settings: which of them; --batch_size: of the first two), looked at on the held-out
-              training camera or performers (each seed holds out others); the test part is not touched
+              (--settings chooses among them; --batch_size replaces that of `paper` and `small`), looked
+              at on the held-out training camera or performers (each seed holds out others); the test
+              part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
               transforms, with the body's own axes and with the camera's
 
@@ -212,6 +213,8 @@ def main():
         parser.error("an ablation looks at training clips: --held_out_camera, or --held_out 0.05")
     if arguments.study == "ablation" and not set(arguments.settings) <= set(ABLATED):
         parser.error(f"an ablation is of the settings {', '.join(ABLATED)}")
+    if arguments.study != "ablation" and arguments.batch_size:
+        parser.error("--batch_size: for an ablation")
     if arguments.exchange:
         known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
         apart = not any(config["view_units"] or config["input_norm"] for config in known)
@@ -242,9 +245,10 @@ def main():
         streams = config.get("temporal", ""), config.get("spatial", "")
         file = record(label, *streams, seed)
         if file.exists():
-            epochs = json.loads(file.read_text(encoding="utf-8"))["config"]["epochs"]
-            if arguments.epochs not in (None, epochs):
-                parser.error(f"{file} is of {epochs} epochs: move it away to make another")
+            made = json.loads(file.read_text(encoding="utf-8"))["config"]
+            for field in ("epochs", "batch_size"):
+                if getattr(arguments, field) and made[field] != (config | shared)[field]:
+                    parser.error(f"{file} has {field}={made[field]}: move it away to make another")
         elif arguments.exchange and streams not in TRAINED:
             runs = [next(pair for pair in TRAINED if kind in pair) for kind in streams]
             exchanged.append((label, *(record(label, *pair, seed) for pair in runs), file))

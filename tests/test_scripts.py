@@ -482,6 +482,16 @@ def test_the_ablation_is_complete():
         assert config["spatial_window"] <= config["window"]
 
 
+def test_an_ablation_keeps_to_one_batch_size(tmp_path):
+    """A record that was made with another one is not taken for this one's."""
+    record = tmp_path / "results/ablation/demo-xview-camera-2-paper-stacked-chain-0.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"config": {"batch_size": 32}}))
+    study = ["ablation", "--settings", "paper", "--held_out_camera", "2", "--batch_size", "16"]
+    refused = run(tmp_path, "benchmarks/studies.py", *study, fails=True)
+    assert f"{record.relative_to(tmp_path)} has batch_size=32" in refused.stderr
+
+
 def test_studies_leave_records(workplace):
     """Of the test part, or of a held-out camera or performer; a run that has its record is not made
     again."""
@@ -491,7 +501,9 @@ def test_studies_leave_records(workplace):
     assert len(done.stdout.splitlines()) == 2
     assert not run(workplace, "benchmarks/studies.py", *one, *short).stdout
     other = run(workplace, "benchmarks/studies.py", *one, *short, "--epochs", "2", fails=True)
-    assert "is of 1 epochs" in other.stderr
+    assert "has epochs=1" in other.stderr
+    batch = ("--batch_size", "16")
+    assert "ablation" in run(workplace, "benchmarks/studies.py", *one, *batch, fails=True).stderr
     for held_out in (("--held_out_camera", "2"), ("--held_out", "0.05")):
         done = run(workplace, "benchmarks/studies.py", *one, *short, *held_out)
         assert len(done.stdout.splitlines()) == 1

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -768,6 +769,7 @@ sys.path.insert(0, sys.argv[1])
 import train
 
 def kill():
+    print("killed", flush=True)
     multiprocessing.active_children()[0].kill()
 
 train.main(train.Config(**eval(sys.argv[2])), stop=kill)
@@ -778,8 +780,47 @@ def test_a_worker_that_is_killed_ends_the_run(config):
     """As by a system that is out of memory: the other worker does not keep it."""
     config = replace(config, batch_size=1, workers=2)
     command = [sys.executable, "-c", WORKER_KILLED, str(ROOT), repr(asdict(config))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1, done.stderr  # and has ended
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "killed" in done.stdout, done.stderr  # and has ended
+
+
+WORKERS_STOPPED = """
+import multiprocessing, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import engine, train
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[3])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    heard = []
+    for number in engine.STOPS:
+        signal.signal(number, lambda number, _: heard.append(number))
+    feeder = train.open_data(train.Config(data=sys.argv[2], window=16))[0]
+    batches = engine.loader(feeder, range(len(feeder)), 1, workers=2)
+    for _ in range(2):
+        made = iter(batches)
+        for worker in multiprocessing.active_children():
+            for number in engine.STOPS:
+                os.kill(worker.pid, number)
+        assert len(list(made)) == len(feeder) > 0
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    for number in engine.STOPS:
+        os.kill(os.getpid(), number)
+    assert sorted(heard) == sorted(engine.STOPS)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs masks of signals")
+@pytest.mark.parametrize("start", multiprocessing.get_all_start_methods())
+def test_workers_survive_a_stop_from_their_first_moment(data, start):
+    """Told to stop while they start, they still make every batch; the main process hears of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS_STOPPED, str(ROOT), data / "xview", start],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals to groups of processes")
