@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import sys
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -137,10 +138,11 @@ def loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu", s
         return batches
     pin = torch.device(device).type == "cuda"
     return Workers(
-        batches,
+        Batches(feeder, None),  # (spawned workers could not read the generator)
         sampler=batches.sampler,
         batch_size=None,
         num_workers=workers,
+        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         pin_memory=pin,
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # (it would take a number from the global one each epoch)
@@ -157,9 +159,9 @@ class Workers(DataLoader):
     def __iter__(self):
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             return super().__iter__()
-        if multiprocessing.get_start_method() != "fork":
+        if self.multiprocessing_context.get_start_method() == "spawn":
             resource_tracker.ensure_running()  # (to start it later would let the signals through)
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # (a signal may interrupt the next call)
         try:
             # Workers inherit this, so that none is killed before it ignores them.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
@@ -169,13 +171,15 @@ class Workers(DataLoader):
 
 
 def ignore_signals(_):
+    """In a worker: that the run is to stop is the main process's business."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register
 def end_workers():
-    """Those that an error left: multiprocessing would send them SIGTERM, and wait for them for ever."""
+    """Kill the workers that an error left: they ignore SIGTERM, which is all that multiprocessing would
+    send before it waits for them for ever."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # (a DataLoader raises an error when one ends)
     for process in multiprocessing.active_children():

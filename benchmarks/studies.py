@@ -246,8 +246,9 @@ def main():
         file = record(label, *streams, seed)
         if file.exists():
             made = json.loads(file.read_text(encoding="utf-8"))["config"]
+            wanted = asdict(train.Config()) | config | shared
             for field in ("epochs", "batch_size"):
-                if getattr(arguments, field) and made[field] != (config | shared)[field]:
+                if made[field] != wanted[field]:
                     parser.error(f"{file} has {field}={made[field]}: move it away to make another")
         elif arguments.exchange and streams not in TRAINED:
             runs = [next(pair for pair in TRAINED if kind in pair) for kind in streams]
