@@ -76,8 +76,9 @@ def row_key(record):
 def table(records):
     """Records of one benchmark -> a table in Markdown, of the columns that something is known for."""
     rows = {}
-    for record in records:  # a seed counts once
-        rows.setdefault(row_key(record), {})[record["config"]["seed"]] = record
+    for record in records:  # a seed counts once at each commit
+        run = record["config"]["seed"], record.get("commit")
+        rows.setdefault(row_key(record), {})[run] = record
     lines = [COLUMNS]
     for (_, label, _, temporal, spatial), seeds in sorted(rows.items()):
         runs = list(seeds.values())
