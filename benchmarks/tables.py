@@ -3,13 +3,13 @@
     python benchmarks/tables.py                      # the records that are there
     python benchmarks/tables.py checkpoints/*/*_test.json    # these too, to look at
 
-A record is what test.py writes. Runs that differ in nothing but their seed and machine are a row: mean
-and standard deviation of their accuracies, medians of what they cost. Rows are named by their label in
-a study (studies.py), or by the setting of train.py that they differ from least, and by how. A table
-stands in README.md or results/README.md between <!-- results: DATA --> and <!-- end -->, where DATA is
-the folder of the benchmark: the settings of train.py, with and without 3D transforms; with "DATA, all"
-every row. A benchmark without records is said to be not run. Accuracy against cost is drawn as
-github/cost.png.
+A record is what test.py writes. Runs that differ in nothing but their seed, commit and machine are a
+row: mean and standard deviation of their accuracies, medians of what they cost. Rows are named by their
+label in a study (studies.py), or by the setting of train.py that they differ from least, and by how. A
+table stands in README.md or results/README.md between <!-- results: DATA --> and <!-- end -->, where
+DATA is the folder of the benchmark: the settings of train.py, with and without 3D transforms; with
+"DATA, all" every row. A benchmark without records is said to be not run. Accuracy against cost is drawn
+as github/cost.png.
 """
 
 import argparse
@@ -73,15 +73,19 @@ def row_key(record):
     return place, label, tuple(other), *order
 
 
+def run_key(record):
+    """What counts once in a row: a seed at a commit."""
+    return record["config"]["seed"], record.get("commit")
+
+
 def table(records):
     """Records of one benchmark -> a table in Markdown, of the columns that something is known for."""
     rows = {}
-    for record in records:  # a seed counts once at each commit
-        run = record["config"]["seed"], record.get("commit")
-        rows.setdefault(row_key(record), {})[run] = record
+    for record in records:
+        rows.setdefault(row_key(record), {})[run_key(record)] = record
     lines = [COLUMNS]
-    for (_, label, _, temporal, spatial), seeds in sorted(rows.items()):
-        runs = list(seeds.values())
+    for (_, label, _, temporal, spatial), runs in sorted(rows.items()):
+        runs = list(runs.values())
         cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
         for stream in ("temporal", "spatial", "fused"):
             values = [100 * run["results"][stream]["accuracy"] for run in runs]
@@ -117,9 +121,9 @@ def cost_points(records):
             if record.get("operations"):
                 kind = f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"
                 row = rows.setdefault((label, kind, record["operations"]), {})
-                row[record["config"]["seed"]] = 100 * record["results"]["fused"]["accuracy"]
-        for (label, kind, operations), seeds in sorted(rows.items()):
-            values = list(seeds.values())
+                row[run_key(record)] = 100 * record["results"]["fused"]["accuracy"]
+        for (label, kind, operations), runs in sorted(rows.items()):
+            values = list(runs.values())
             spread = statistics.stdev(values) if len(values) > 1 else 0
             points.setdefault(data, []).append(
                 (label, kind, operations, statistics.mean(values), spread)
