@@ -678,8 +678,9 @@ def leave(destroy=distributed.destroy_process_group):
     destroy()
     for _ in range(50):  # (one that has ended may be listed for a moment)
         left = [name for name in threads() if "gloo" in name]
-        if left:
-            time.sleep(0.1)
+        if not left:
+            break
+        time.sleep(0.1)
     print(f"left over: {kinds.count(nn.parallel.DistributedDataParallel)} networks, {left}")
 
 distributed.destroy_process_group = leave
