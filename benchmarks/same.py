@@ -8,12 +8,11 @@ first two steps differ, in parts of their norm (0: equal to the bit).
 """
 
 import argparse
-import io
 import os
 import runpy
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -73,10 +72,9 @@ def main():
     arguments, options = parser.parse_known_args()
     options += ["--data", str(arguments.data.resolve())]
     with tempfile.TemporaryDirectory() as folder:
-        tree = subprocess.check_output(["git", "archive", arguments.commit], cwd=ROOT)
-        earlier = Path(folder) / "code"
-        with tarfile.open(fileobj=io.BytesIO(tree)) as archive:
-            archive.extractall(earlier)
+        earlier, packed = Path(folder) / "code", Path(folder) / "code.zip"
+        subprocess.run(["git", "archive", "--output", packed, arguments.commit], cwd=ROOT, check=True)
+        shutil.unpack_archive(packed, earlier)
         found = []
         for code in (earlier, ROOT):
             made = Path(folder) / f"{len(found)}.pt"
