@@ -690,9 +690,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-# Of 16 clips. 5: shares of 3 and 2, and the last batch is one clip, nothing for the second process;
-# 1: never anything for it
-@pytest.mark.parametrize("batch_size", [1, 5])
+# Of 16 clips. 8: equal shares; 5: shares of 3 and 2, and the last batch is one clip, nothing for the
+# second process; 1: never anything for it
+@pytest.mark.parametrize("batch_size", [1, 5, 8])
 def test_two_processes_train_as_one(config, batch_size):
     """Over gloo: the same parameters, each clip seen once an epoch, metrics over both."""
     config = replace(config, dropout=0.0, crop=(1.0, 1.0), rotate=(0.0, 0.0, 0.0), scale=0.0,
@@ -713,14 +713,15 @@ def test_two_processes_train_as_one(config, batch_size):
     a, b = load(one), load(two)
     assert len(b["random"]) == 2
     for name, value in a["model"].items():
-        # In the mean: Adam divides a gradient by its own size, so a single weight whose gradients are
+        # Adam divides a gradient by its own size, so a single weight of a tensor whose gradients are
         # nothing but rounding may go another way.
-        assert (b["model"][name] - value).abs().mean() < 1e-6, name
+        apart = (b["model"][name] - value).abs()
+        assert (apart > 1e-5).sum() <= 1 and apart.mean() < 1e-6, name
     for x, y in zip(log_of(one), log_of(two), strict=True):
         for part in ("train", "held_out"):
             for stream in engine.STREAMS:
                 # (An accuracy may differ by a clip that stands on the edge.)
-                assert y[part][stream]["loss"] == pytest.approx(x[part][stream]["loss"], abs=1e-4)
+                assert y[part][stream]["loss"] == pytest.approx(x[part][stream]["loss"], abs=1e-5)
 
 
 def test_two_processes_hold_out_with_the_statistics_that_are_saved(config):
