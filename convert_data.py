@@ -9,7 +9,7 @@
     python convert_data.py --dataset utd-mhad --data_path Skeleton     # UTD-MHAD
     python convert_data.py --data_path my-recordings                   # own ones, with a clips.csv
 
-Every clip is read once. For each benchmark of the data set (xsub: unseen performers in the test, xview:
+Every clip is read once. For each benchmark of the data set (xsub: unseen subjects in the test, xview:
 an unseen camera, xset: unseen set-ups) the output folder gets a folder with the files that storage.py
 describes; "val" is the official test part. A damaged clip is skipped and listed in skipped.csv, the
 rest converts. An earlier conversion is replaced when the new one is complete, not before.
@@ -25,20 +25,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recordings import BODY_RULES, DATASETS, MAX_BODIES, SkippedFile
-from sources import Fault, open_source
-from storage import BenchmarkWriter
+from skeletons.clip import MAX_BODIES, InvalidClip
+from skeletons.clip_stream import Failure
+from skeletons.datasets import BODY_RULES, DATASETS
+from skeletons.readers import open_input
+from skeletons.storage import BenchmarkWriter
 
 MISSING_LIST = Path(__file__).parent / "lists" / "ntu_missing.txt"
-LOUD = 0.01  # a larger share of skipped clips is a reason to look
+WARN_SKIPPED_ABOVE = 0.01  # a larger share of skipped clips is a reason to look
 
 
 def convert(source, out_folder, padded=False, strict=False):
-    """Write the benchmarks of a `sources.Source` below `out_folder`.
+    """Write the benchmarks of a `sources.ClipStream` below `out_folder`.
 
     padded  write classic padded arrays (N, C, T, V, M)
     strict  a single damaged clip is an error
-    Returns (meta.json's contents of each benchmark, list of Fault). Raises SkippedFile when a
+    Returns (meta.json's contents of each benchmark, list of Failure). Raises InvalidClip when a
     benchmark gets no clip, or a clip is damaged and `strict`. After an error `out_folder` is as before,
     unless the error says that a benchmark could not be put in its place.
     """
@@ -49,15 +51,15 @@ def convert(source, out_folder, padded=False, strict=False):
         if (out_folder / benchmark).resolve() in source.folders:
             raise ValueError(f"{out_folder / benchmark} is what is read: give another --out_folder")
     frame_shape = (source.channels, len(source.layout.joints), MAX_BODIES)
-    writers, metas, faults, left_out = {}, {}, [], source.left_out
+    writers, metas, faults, excluded = {}, {}, [], source.excluded
     try:
         for benchmark in source.benchmarks:
             writers[benchmark] = BenchmarkWriter(out_folder / benchmark, frame_shape)
         for item in tqdm(source.items, source.title, source.total, unit=" clips", disable=None):
-            if isinstance(item, Fault):
+            if isinstance(item, Failure):
                 faults.append(item)
                 continue
-            left_out += not item.parts
+            excluded += not item.parts
             for benchmark, part in item.parts.items():
                 writers[benchmark].add(part, item)
         for benchmark, writer in writers.items():
@@ -66,15 +68,15 @@ def convert(source, out_folder, padded=False, strict=False):
                 "benchmark": benchmark,
                 "layout": source.layout.to_dict(),
                 "classes": source.classes,
-                "left_out": left_out,
+                "excluded": excluded,
                 "skipped": len(faults),
             }
             metas[benchmark] = writer.finish(meta, source.padded if padded else None)
         empty = [benchmark for benchmark, meta in metas.items() if not any(meta["clips"].values())]
         if empty or not metas or (strict and faults):
             remains = f", none remains for {', '.join(empty)}" if empty else ""
-            raise SkippedFile(
-                f"nothing was written: {len(faults)} of {source.total} clips are damaged, {left_out} "
+            raise InvalidClip(
+                f"nothing was written: {len(faults)} of {source.total} clips are damaged, {excluded} "
                 f"left out{remains}\n{listing(faults, most=20)}"
             )
         written = write_faults(out_folder, faults)
@@ -134,7 +136,7 @@ def main():
             raise ValueError(f"--ignored_sample_path {arguments.ignored_sample_path} does not exist")
         names = Path(arguments.ignored_sample_path).read_text(encoding="utf-8").split()
         ignored = frozenset(name.removesuffix(".skeleton") for name in names)
-        source = open_source(paths, arguments.dataset, ignored, arguments.bodies, arguments.jobs)
+        source = open_input(paths, arguments.dataset, ignored, arguments.bodies, arguments.jobs)
         out_folder = Path(arguments.out_folder or source.out_folder)
         metas, faults = convert(source, out_folder, arguments.padded, arguments.strict)
     except KeyboardInterrupt:
@@ -152,11 +154,11 @@ def main():
         none = "" if all(clips.values()) else " (WARNING: a part is empty)"
         print(f"{out_folder / benchmark}: {clips['train']} training clips, {clips['val']} test clips, "
               f"{len(meta['classes'])} classes{none}")  # fmt: skip
-    if meta["left_out"]:
-        print(f"left out, as not in the data set or listed as missing: {meta['left_out']}")
+    if meta["excluded"]:
+        print(f"left out, as not in the data set or listed as missing: {meta['excluded']}")
     if faults:
         share = len(faults) / source.total
-        loud = "WARNING, the data may be incomplete: " if share > LOUD else ""
+        loud = "WARNING, the data may be incomplete: " if share > WARN_SKIPPED_ABOVE else ""
         print(f"{loud}{len(faults)} of {source.total} clips ({share:.2%}) skipped, listed in "
               f"{out_folder / 'skipped.csv'}\n{listing(faults)}")  # fmt: skip
 

@@ -21,17 +21,18 @@ import numpy as np
 import torch
 from torch import nn
 
-import engine
-import transforms
-from bodies import Bodies
-from feeder import Feeder, bone_length, bone_table, normalisation
-from skeleton import Layout
-from storage import part_files, read_part
+from feeder import Feeder
+from skeletons import transforms
+from skeletons.batch import BodyBatch
+from skeletons.layout import Layout
+from skeletons.preprocess import bone_length, bone_matrix, normalisation
+from skeletons.storage import read_split, split_files
+from training.checkpoint import build_model, load_checkpoint
 
 TOLERANCE = 1e-4
 
 
-class Exported(nn.Module):
+class ExportableModel(nn.Module):
     """What test.py does with a clip, as one function of tensors without choices: absent bodies are
     computed too, and do not count.
 
@@ -44,7 +45,7 @@ class Exported(nn.Module):
         if model.causal:
             raise ValueError("a causal network keeps what it read from frame to frame: use live.py")
         self.model, self.layout, self.feeding = model, layout, feeding
-        self.register_buffer("bones", bone_table(layout))
+        self.register_buffer("bones", bone_matrix(layout))
         self.eval()
 
     def forward(self, joints):
@@ -61,7 +62,7 @@ class Exported(nn.Module):
         bodies, seen = transforms.sample(tracks, start, length, positions)
         bodies = bodies.unflatten(2, (channels, joint_count)).transpose(1, 2)  # (B, C, T, V)
         there = seen.any(1).view(count, places)
-        bodies = Bodies(bodies, torch.arange(number), there)
+        bodies = BodyBatch(bodies, torch.arange(number), there)
         how = (self.feeding["origin_transfer"], self.feeding["normalization"])
         matrix, origin = normalisation(bodies, seen, size, self.layout, self.bones, *how)
         matrix = matrix[bodies.clip]
@@ -72,7 +73,7 @@ class Exported(nn.Module):
         model = self.model
         bodies = model.describe(model.view(bodies) if model.view else bodies)
         read = [stream(bodies) for stream in (model.temporal, model.spatial)]
-        return model.posterior(model.classify(read, Bodies(None, torch.arange(number), there)))
+        return model.posterior(model.classify(read, BodyBatch(None, torch.arange(number), there)))
 
     def _size(self, bodies, seen, shape):
         """Mean length of the bones of all bodies of a clip in all frames (N,)."""
@@ -83,7 +84,7 @@ class Exported(nn.Module):
 
 
 def export(model, about):
-    """An `Exported` as the bytes of an .onnx file; `about` is its metadata, {key: value}."""
+    """An `ExportableModel` as the bytes of an .onnx file; `about` is its metadata, {key: value}."""
     import onnx
 
     example = torch.randn(2, model.model.channels, 30, model.model.joints, 2)
@@ -109,7 +110,7 @@ def random_clips(model):
 
 def test_clips(files, most=64):
     """Numbers and clips (1, C, T, V, M) of the test part in these files, evenly spaced."""
-    packed, counts, *_ = read_part(*files, mmap=True)
+    packed, counts, *_ = read_split(*files, mmap=True)
     ends = counts.cumsum()
     for i in np.unique(np.linspace(0, len(counts) - 1, most).astype(int)):
         if packed.ndim == 5:  # padded
@@ -134,10 +135,10 @@ def make(checkpoint, out, data):
     """Export, compare, write. ValueError where the two differ, or for data of another layout."""
     import onnxruntime
 
-    contents = engine.load_checkpoint(checkpoint)
+    contents = load_checkpoint(checkpoint)
     layout = Layout.from_dict(contents["layout"])
-    model = Exported(engine.build_model(contents), layout, contents["feeding"])
-    test_part = part_files(data or contents["config"]["data"], "val")
+    model = ExportableModel(build_model(contents), layout, contents["feeding"])
+    test_part = split_files(data or contents["config"]["data"], "val")
     feeder = None
     if data or test_part[0].is_file():
         feeder = Feeder(*test_part, layout=layout, **contents["feeding"])

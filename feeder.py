@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import transforms
-from bodies import Bodies, Tracks
-from storage import find_layout, read_array, read_part
-
-BODY_PARTS = ("left arm", "right arm", "trunk", "left leg", "right leg")
-ORIGINS = ("none", "first", "each", "start", "view")
+from skeletons import transforms
+from skeletons.batch import BodyBatch, Tracks
+from skeletons.preprocess import BODY_PARTS, REFERENCE_FRAMES, bone_matrix, normalisation
+from skeletons.storage import find_layout, read_array, read_split
 
 
 class Feeder(torch.utils.data.Dataset):
@@ -97,9 +95,10 @@ class Feeder(torch.utils.data.Dataset):
     ):
         if origin_transfer is False or origin_transfer is None:
             origin_transfer = "none"
-        if origin_transfer not in ORIGINS:
+        if origin_transfer not in REFERENCE_FRAMES:
             raise ValueError(
-                f"origin_transfer={origin_transfer!r} is unknown: choose from {', '.join(ORIGINS)}"
+                f"origin_transfer={origin_transfer!r} is unknown: choose from "
+                f"{', '.join(REFERENCE_FRAMES)}"
             )
         if crop_resize and (random_choose or random_shift or random_valid_choose):
             raise ValueError(
@@ -125,7 +124,7 @@ class Feeder(torch.utils.data.Dataset):
             )
 
         self.data_path, self.mmap = Path(data_path), mmap
-        part = read_part(data_path, label_path, num_frame_path, mmap=True)
+        part = read_split(data_path, label_path, num_frame_path, mmap=True)
         self.stored, num_frame, self.name, label = part
         self.channels, self.places = self.stored.shape[1], self.stored.shape[-1]
         if not len(num_frame) or not num_frame.max():
@@ -142,7 +141,7 @@ class Feeder(torch.utils.data.Dataset):
         if origin_transfer == "view" and not (
             set(BODY_PARTS) <= set(self.layout.parts) and self.channels == 3
         ):
-            others = ", ".join(origin for origin in ORIGINS if origin != "view")
+            others = ", ".join(origin for origin in REFERENCE_FRAMES if origin != "view")
             needs = f"parts called {', '.join(BODY_PARTS)}; {self.layout.name} has "
             needs += ", ".join(self.layout.parts)
             if self.channels != 3:
@@ -170,8 +169,8 @@ class Feeder(torch.utils.data.Dataset):
             self.window["place"] = anywhere if random_shift or random_valid_choose else 0.0
         self.random_move = random_move
         self.sides = (rand_mirror, rand_exchange)
-        self.other_side = torch.tensor(self.layout.other_side)
-        if any(self.sides) and torch.equal(self.other_side, torch.arange(len(self.other_side))):
+        self.mirror_index = torch.tensor(self.layout.mirror_index)
+        if any(self.sides) and torch.equal(self.mirror_index, torch.arange(len(self.mirror_index))):
             raise ValueError(
                 f"rand_mirror and rand_exchange need joints called left ... and right ...; layout "
                 f"{self.layout.name} has {', '.join(self.layout.joints)}"
@@ -204,7 +203,7 @@ class Feeder(torch.utils.data.Dataset):
         if self.mmap:
             self.stored = read_array(self.data_path, mmap=True)
 
-    def without_randomness(self, share=1.0):
+    def eval(self, share=1.0):
         """The same clips, not copied, as they are fed in a test: whole, or the first `share` of them,
         and without transforms."""
         still = copy.copy(self)
@@ -219,7 +218,7 @@ class Feeder(torch.utils.data.Dataset):
         if self.mmap:
             raise ValueError("memory-mapped data stays on disk: use mmap=False to move it")
         self.tracks, self.label = self.tracks.to(device), self.label.to(device)
-        self.other_side = self.other_side.to(device)
+        self.mirror_index = self.mirror_index.to(device)
         self.proportions = [table.to(device) for table in self.proportions]
         return self
 
@@ -232,7 +231,7 @@ class Feeder(torch.utils.data.Dataset):
         return bodies.dense(), label
 
     def bodies(self, index, generator=None):
-        """The same batch as the networks read it: -> Bodies, labels (N,).
+        """The same batch as the networks read it: -> BodyBatch, labels (N,).
 
         What is known on the host, above all how many bodies there are, is found out there, so that a
         GPU is never waited for.
@@ -273,14 +272,14 @@ class Feeder(torch.utils.data.Dataset):
             mirrored, exchanged = (
                 (transforms.uniform(0, 1, len(index), **draw) < share)[clip] for share in self.sides
             )
-            joints = transforms.exchange(joints, self.other_side, mirrored, exchanged)
+            joints = transforms.swap_left_right(joints, self.mirror_index, mirrored, exchanged)
         if self.bones:
             one_side, *tables = self.proportions
             shape = (len(joints), joints.shape[3])
             factors = transforms.uniform(1 - self.bones, 1 + self.bones, shape, generator, device)
             factors[:, self.layout.root] = 1  # where the body is
-            joints = transforms.lengthen(joints, factors.index_select(1, one_side), *tables)
-        bodies = Bodies(joints, place, there)
+            joints = transforms.scale_bones(joints, factors.index_select(1, one_side), *tables)
+        bodies = BodyBatch(joints, place, there)
         how = (self.layout, self.proportions[1], self.origin_transfer, self.normalization)
         matrix, origin = normalisation(bodies, seen, tracks.size[rows], *how)
         if origin.dim() > 2:  # a way through the room (B, C, T)
@@ -296,9 +295,9 @@ class Feeder(torch.utils.data.Dataset):
         return bodies._replace(joints=joints, there=there), self.label[index]
 
     def _proportions(self):
-        """The joint that stands for both sides (V,), and the tables of `transforms.lengthen`."""
-        one_side = self.other_side.minimum(torch.arange(len(self.layout.joints)))
-        bones = bone_table(self.layout)
+        """The joint that stands for both sides (V,), and the tables of `transforms.scale_bones`."""
+        one_side = self.mirror_index.minimum(torch.arange(len(self.layout.joints)))
+        bones = bone_matrix(self.layout)
         return [one_side, bones, bones.inverse().round()]
 
     def _read(self, index):
@@ -313,83 +312,3 @@ class Feeder(torch.utils.data.Dataset):
             frames = [self.stored[b : b + n] for _, b, n in pairs]
         frames = torch.from_numpy(np.concatenate(frames, dtype=np.float32, casting="same_kind"))
         return Tracks.of(frames, count, self.layout.bones)
-
-
-def normalisation(bodies, seen, size, layout, bones, origin_transfer, normalization):
-    """How clips are normalised: -> matrices (N, C, C), and the origin of each body, (B, C) or (B, C, T)
-    where it moves.
-
-    bodies  Bodies as they were recorded
-    seen    (B, T): the body is in the frame
-    size    (N,) mean length of the bones of each clip
-    bones   what `bone_table` makes of the layout
-    The last two are options of `Feeder`.
-    """
-    joints, root, channels = bodies.joints, layout.root, bodies.joints.shape[1]
-    matrix = torch.eye(channels, device=joints.device).expand(size.shape[0], -1, -1)
-    origin = joints.new_zeros(joints.shape[:2])
-    pose = first_pose(bodies, seen)
-    if origin_transfer == "each":
-        origin = joints[..., root]
-    elif origin_transfer == "first":
-        body = bodies.scatter(seen).int().argmax(1)  # (N, T), of the first one there
-        centres = bodies.scatter(joints[..., root])  # (N, M, C, T)
-        centre = centres.gather(1, body[:, None, None].expand(-1, -1, channels, -1))[:, 0]
-        origin = centre[bodies.clip]
-    elif origin_transfer in ("start", "view"):
-        origin = pose[bodies.clip, :, root]
-        if origin_transfer == "view":
-            matrix = body_axes(pose, layout)
-    if normalization == "start":
-        size = bone_length(pose, bones, root)
-    if normalization:
-        matrix = matrix / size[:, None, None]
-    return matrix, origin
-
-
-def first_pose(bodies, seen):
-    """The body that is seen first in each clip, in its first frame, seen (B, T) -> (N, C, V)."""
-    _, channels, _, joints = bodies.joints.shape  # (export.py needs gather: no indexing by two tensors)
-    frame = seen.int().argmax(1)
-    one = frame[:, None, None, None].expand(-1, channels, 1, joints)
-    poses = bodies.scatter(bodies.joints.gather(2, one)[:, :, 0])  # (N, M, C, V)
-    body = bodies.scatter((seen.shape[1] - frame) * seen.any(1)).argmax(1)
-    one = body[:, None, None, None].expand(-1, 1, channels, joints)
-    return poses.gather(1, one)[:, 0]
-
-
-def bone_table(layout):
-    """(V, V): joints (..., C, V) times this are the bones, from parent to joint (the root: from the
-    origin)."""
-    table = torch.eye(len(layout.joints))
-    for joint, parent in layout.bones:
-        table[parent, joint] = -1
-    return table
-
-
-def bone_length(pose, table, root):
-    """Mean length of the bones (N,) in a pose (N, C, V); 1 where there is nobody."""
-    lengths = (pose @ table).norm(dim=1)
-    length = (lengths.sum(1) - lengths[:, root]) / (table.shape[0] - 1)
-    return torch.where(length > 0, length, 1.0)
-
-
-def body_axes(pose, layout):
-    """Rotation (N, 3, 3) from the camera's axes to those of a body standing in `pose` (N, 3, V).
-
-    y runs up the trunk; x is the direction from the left shoulder and hip to the right ones, made
-    square to y; z completes a right-handed system, so a body facing a Kinect is not turned at all.
-    The identity where a pose has no such directions (an absent body).
-    """
-    left_arm, right_arm, trunk, left_leg, right_leg = map(layout.tip_first, BODY_PARTS)
-
-    def joint(index):
-        return pose[:, :, index]
-
-    right = joint(right_arm[-1]) + joint(right_leg[-1])
-    across = right - joint(left_arm[-1]) - joint(left_leg[-1])
-    y = torch.nn.functional.normalize(joint(trunk[0]) - joint(trunk[-1]))
-    x = torch.nn.functional.normalize(across - (across * y).sum(1, keepdim=True) * y)
-    axes = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
-    defined = (axes.norm(dim=2) > 0.5).all(1)[:, None, None]
-    return torch.where(defined, axes, torch.eye(3, device=pose.device))

@@ -12,10 +12,10 @@ same network for a clip of these n frames.
 import numpy as np
 import torch
 
-import engine
-from bodies import Bodies
-from feeder import bone_table, normalisation
-from skeleton import Layout
+from skeletons.batch import BodyBatch
+from skeletons.layout import Layout
+from skeletons.preprocess import bone_matrix, normalisation
+from training.checkpoint import build_model, load_checkpoint
 
 
 class Recognizer:
@@ -43,8 +43,8 @@ class Recognizer:
     @classmethod
     def load(cls, checkpoint):
         """From a checkpoint of train.py."""
-        contents = engine.load_checkpoint(checkpoint)
-        model, layout = engine.build_model(contents), Layout.from_dict(contents["layout"])
+        contents = load_checkpoint(checkpoint)
+        model, layout = build_model(contents), Layout.from_dict(contents["layout"])
         try:
             return cls(model, layout, contents["classes"], contents["feeding"])
         except ValueError as error:
@@ -79,7 +79,7 @@ class Recognizer:
             torch.cat(features) for features in zip(*(body.features for body in bodies), strict=True)
         ]
         count = len(bodies)
-        one_clip = Bodies(None, torch.arange(count), torch.ones(1, count, dtype=torch.bool))
+        one_clip = BodyBatch(None, torch.arange(count), torch.ones(1, count, dtype=torch.bool))
         return self.model.posterior(self.model.classify(read, one_clip))[0].numpy()
 
     def _read(self, body, joints):
@@ -98,8 +98,8 @@ class Recognizer:
     def _first_view(self, pose):
         """From the first pose (1, C, V): matrix (C, C) and origin (C, 1), as `Feeder` takes them."""
         yes = torch.ones(1, 1, dtype=torch.bool)
-        bodies = Bodies(pose[:, :, None], torch.zeros(1, dtype=torch.int64), yes)
-        how = (self.layout, bone_table(self.layout), self.origin, self.size)
+        bodies = BodyBatch(pose[:, :, None], torch.zeros(1, dtype=torch.int64), yes)
+        how = (self.layout, bone_matrix(self.layout), self.origin, self.size)
         matrix, origin = normalisation(bodies, yes, torch.ones(1), *how)
         return matrix[0], origin[0, :, None]
 

@@ -13,23 +13,30 @@ batch, S steps of a recurrent network, F features. The paper's words mean the sa
 spatial RNN, stacked and hierarchical, chain and traversal sequence.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from bodies import Bodies
-from transforms import apply, rotation
+from layers import (
+    Dropout,
+    LSTMEncoder,
+    ViewAdaptation,
+    check,
+    cumulative_pool,
+    run_on_cuda_streams,
+    seen_frames,
+)
+from skeletons.batch import BodyBatch
 
 TEMPORAL = ("stacked", "hierarchical")
 SPATIAL = ("chain", "traversal")
-INPUTS = ("position", "motion", "bone", "distance")
-POOLINGS = ("max", "mean", "last")
-BODY_FUSIONS = ("mean", "max")
+MODALITIES = ("position", "motion", "bone", "distance")
+PERSON_POOLINGS = ("mean", "max")
 
 
-class Scores(NamedTuple):
+class Logits(NamedTuple):
     """Class scores before the softmax, (N, classes) each."""
 
     temporal: torch.Tensor
@@ -103,9 +110,9 @@ class TwoStreamRNN(nn.Module):
         causal=False,
     ):
         super().__init__()
-        check("body_fusion", body_fusion, BODY_FUSIONS)
+        check("body_fusion", body_fusion, PERSON_POOLINGS)
         for name in inputs or [""]:
-            check("inputs", name, INPUTS)
+            check("inputs", name, MODALITIES)
         if not 0 <= temporal_weight <= 1:
             raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
         if causal and view_units:
@@ -114,7 +121,7 @@ class TwoStreamRNN(nn.Module):
         reader |= {"units": units, "part_units": part_units, "pooling": pooling, "residual": residual}
         count = len(layout.joints)
         told = sum(count if name == "distance" else channels for name in inputs)
-        self.view = View(channels, count, view_units) if view_units else None
+        self.view = ViewAdaptation(channels, count, view_units) if view_units else None
         along_time = reader | {"bidirectional": bidirectional and not causal}
         self.temporal = TemporalRNN(layout, temporal, told, input_dropout, **along_time)
         self.spatial = SpatialRNN(layout, spatial, told, spatial_window, spatial_stride, window_layers,
@@ -130,11 +137,11 @@ class TwoStreamRNN(nn.Module):
         self.joints, self.channels, self.causal = count, channels, causal
 
     def forward(self, clips):
-        """Clips, as Bodies or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Scores.
+        """Clips, as BodyBatch or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Logits.
 
         A clip without any body gets the scores of features that are all zero.
         """
-        bodies = clips if isinstance(clips, Bodies) else Bodies.of(clips)
+        bodies = clips if isinstance(clips, BodyBatch) else BodyBatch.of(clips)
         _, channels, _, joints = bodies.joints.shape
         if (channels, joints) != (self.channels, self.joints):
             raise ValueError(
@@ -147,18 +154,20 @@ class TwoStreamRNN(nn.Module):
         streams = (self.temporal, self.spatial)
         if self.causal:
             joints, last = seen_frames(joints)
-            read = together([partial(stream.follow, self.describe(joints)) for stream in streams])
+            read = run_on_cuda_streams(
+                [partial(stream.follow, self.describe(joints)) for stream in streams]
+            )
             bodies_of = torch.arange(len(last), device=last.device)
             read = [features[bodies_of, last] for features in read]
         else:
             joints = self.describe(self.view(joints) if self.view else joints)
-            read = together([partial(stream, joints) for stream in streams])
+            read = run_on_cuda_streams([partial(stream, joints) for stream in streams])
         return self.classify([features[:present] for features in read], bodies)
 
     def classify(self, read, bodies):
-        """Features of all bodies from both streams, (B, F) each -> Scores of the clips."""
+        """Features of all bodies from both streams, (B, F) each -> Logits of the clips."""
         temporal, spatial = (self.dropout(self._fuse(features, bodies)) for features in read)
-        return Scores(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
+        return Logits(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
 
     def describe(self, joints):
         """Joints (B, C, T, V) -> what the networks are told of each (B, told, T, V). There is no
@@ -193,36 +202,9 @@ class TwoStreamRNN(nn.Module):
         return highest.masked_fill(~there.any(1, keepdim=True), 0)
 
     def posterior(self, scores):
-        """Late fusion, the mean of the posteriors: Scores -> class probabilities (N, classes)."""
+        """Late fusion, the mean of the posteriors: Logits -> class probabilities (N, classes)."""
         temporal, spatial = (s.float().softmax(1) for s in scores)
         return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
-
-
-def seen_frames(joints):
-    """Joints (B, C, T, V) -> the same, the frames that each body is in first, and which of them is its
-    last (B,)."""
-    there = joints.abs().sum((1, 3)) > 0  # (B, T)
-    order = (~there).int().argsort(dim=1, stable=True)[:, None, :, None]
-    return joints.take_along_dim(order, 2), there.sum(1).clamp(min=1) - 1
-
-
-class View(nn.Module):
-    """Turns each body as a whole to the view that is best to read, found by an LSTM over its frames
-    (learned with the streams; after view adaptive networks, Zhang et al., ICCV 2017)."""
-
-    def __init__(self, channels, joints, units):
-        super().__init__()
-        self.reader = Reader(channels * joints, units, 1, bidirectional=False)
-        self.angles = nn.Linear(units, 3 if channels == 3 else 1)
-        nn.init.normal_(self.angles.weight, std=0.001)  # at first, the view it is fed in
-        nn.init.zeros_(self.angles.bias)
-
-    def forward(self, bodies):
-        """Bodies (B, C, T, V) -> the same, turned."""
-        channels = bodies.shape[1]
-        angles = self.angles(self.reader(bodies.transpose(1, 2).flatten(2))).float()
-        matrix = rotation(nn.functional.pad(angles, (3 - angles.shape[1], 0)))
-        return apply(bodies, matrix[:, :channels, :channels])
 
 
 class TemporalRNN(nn.Module):
@@ -249,10 +231,10 @@ class TemporalRNN(nn.Module):
             if layers < 2:
                 raise ValueError("the hierarchical temporal RNN needs layers >= 2: parts, then body")
             for size in self.sizes:
-                self.parts.append(Reader(channels * size, part_units, 1, **shared))
+                self.parts.append(LSTMEncoder(channels * size, part_units, 1, **shared))
             inputs, layers = sum(part.features for part in self.parts), layers - 1
         self.dropout = Dropout(dropout)
-        self.body = Reader(inputs, units, layers, pooling=pooling, **shared)
+        self.body = LSTMEncoder(inputs, units, layers, pooling=pooling, **shared)
         self.features = self.body.features
 
     def forward(self, bodies):
@@ -275,7 +257,9 @@ class TemporalRNN(nn.Module):
         ways = frames.index_select(2, self.joints).split(self.sizes, 2)
         states = state.setdefault("parts", [{} for _ in self.parts])
         parts = zip(self.parts, ways, states, strict=True)
-        read = together([partial(part.steps, way.flatten(2), kept) for part, way, kept in parts])
+        read = run_on_cuda_streams(
+            [partial(part.steps, way.flatten(2), kept) for part, way, kept in parts]
+        )
         return self.dropout(torch.cat(read, 2))
 
 
@@ -304,11 +288,11 @@ class SpatialRNN(nn.Module):
         if window_layers >= layers:
             raise ValueError(f"window_layers={window_layers}: fewer than layers={layers}")
         lower = part_units if window_layers else units
-        self.reader = Reader(inputs, lower, layers - window_layers, **shared)
+        self.reader = LSTMEncoder(inputs, lower, layers - window_layers, **shared)
         self.windows = None
         if window_layers:
             along_time = shared | {"bidirectional": bidirectional and not causal}
-            self.windows = Reader(self.reader.features, units, window_layers, **along_time)
+            self.windows = LSTMEncoder(self.reader.features, units, window_layers, **along_time)
         self.features = (self.windows or self.reader).features
 
     def forward(self, bodies):
@@ -347,7 +331,7 @@ class SpatialRNN(nn.Module):
             if self.windows:
                 read = self.windows.follow(read, state.setdefault("windows", {}))
             else:
-                read = so_far(read, "mean", state.setdefault("windows", {}))
+                read = cumulative_pool(read, "mean", state.setdefault("windows", {}))
             features = torch.cat((last, read), 1)
         state |= {"frames": bodies[:, :, count * self.stride :], "last": features[:, -1:]}
         return features.index_select(1, full)
@@ -359,128 +343,3 @@ class SpatialRNN(nn.Module):
             ways = torch.relu(self.embed(ways) + self.joint)
         steps = ways.index_select(2, self.order)
         return self.reader(steps.flatten(0, 1)).view(*ways.shape[:2], self.reader.features)
-
-
-class Reader(nn.Module):
-    """LSTM layers that read a sequence, and the pooling of what they say at its steps.
-
-    residual  each layer adds to what it read, which is brought to the layers' width before the first;
-              a layer reads it normalised
-    """
-
-    def __init__(self, inputs, units, layers, bidirectional, dropout=0.0, pooling="max",
-                 residual=False):  # fmt: skip
-        super().__init__()
-        check("pooling", pooling, POOLINGS)
-        # One module a layer: the dropout between them then draws from torch's own random state,
-        # which a checkpoint keeps, and not from a hidden one of cuDNN.
-        self.features = units * (2 if bidirectional else 1)
-        self.layers = nn.ModuleList(
-            nn.LSTM(
-                self.features if i or residual else inputs,
-                units,
-                batch_first=True,
-                bidirectional=bidirectional,
-            )
-            for i in range(layers)
-        )
-        self.dropout = Dropout(dropout)
-        self.units, self.pooling, self.residual = units, pooling, residual
-        if residual:
-            self.enter = nn.Linear(inputs, self.features)
-            self.norms = nn.ModuleList(nn.LayerNorm(self.features) for _ in range(layers + 1))
-
-    def steps(self, sequence, state=None):
-        """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F).
-
-        state  dict that keeps the layers' states, {} before the first steps: go on with the next ones
-        """
-        state = {} if state is None else state
-        if self.residual:
-            sequence = self.enter(sequence)
-        for i, lstm in enumerate(self.layers):
-            if self.residual:
-                said, state[i] = lstm(self.norms[i](sequence), state.get(i))
-                sequence = sequence + self.dropout(said)
-            else:
-                sequence, state[i] = lstm(self.dropout(sequence) if i else sequence, state.get(i))
-        return self.norms[-1](sequence) if self.residual else sequence
-
-    def follow(self, sequence, state):
-        """Sequence (B, S, inputs) -> features after each step (B, S, F), of one direction."""
-        return so_far(self.steps(sequence, state), self.pooling, state)
-
-    def forward(self, sequence):
-        """Sequence (B, S, inputs) -> features (B, F)."""
-        said = self.steps(sequence)
-        if self.pooling == "max":
-            return said.amax(1)
-        if self.pooling == "mean":
-            return said.mean(1)
-        # Where each direction has read everything: the last step forward, the first backward.
-        return torch.cat((said[:, -1, : self.units], said[:, 0, self.units :]), 1)
-
-
-def so_far(said, pooling, state):
-    """Pooling of what is said up to each step: (B, S, F) -> (B, S, F); `state` as in Reader.steps."""
-    if pooling == "max":
-        if "highest" in state:
-            said = torch.cat((state["highest"], said), 1)
-        highest = said.cummax(1)[0]
-        said = highest[:, 1:] if "highest" in state else highest
-        state["highest"] = said[:, -1:]
-    elif pooling == "mean":
-        total, count = state.get("total", (0, 0))
-        count = count + torch.arange(1, said.shape[1] + 1, device=said.device)[:, None]
-        total = total + said.cumsum(1)
-        state["total"], said = (total[:, -1:], count[-1:]), total / count
-    return said
-
-
-def together(calls):
-    """What functions return, each a functools.partial of a tensor. A GPU computes them at once: a
-    small LSTM alone leaves most of it idle."""
-    device = calls[0].args[0].device
-    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if device.type != "cuda" or shared:  # (processes that train together sum gradients in one stream)
-        return [call() for call in calls]
-    here, results = torch.cuda.current_stream(device), []
-    streams = _streams(len(calls), device)
-    for call, stream in zip(calls, streams, strict=True):
-        stream.wait_stream(here)
-        call.args[0].record_stream(stream)
-        with torch.cuda.stream(stream):
-            results.append(call())
-    for result, stream in zip(results, streams, strict=True):
-        here.wait_stream(stream)
-        result.record_stream(here)
-    return results
-
-
-@cache
-def _streams(count, device):
-    return [torch.cuda.Stream(device) for _ in range(count)]
-
-
-class Dropout(nn.Module):
-    """Values set to zero with probability `share` in training (on a CPU rounded to 1/256), the others
-    enlarged to the same mean."""
-
-    def __init__(self, share):
-        super().__init__()
-        self.share = share
-
-    def forward(self, x):
-        if not self.training or not 0 < self.share < 1 or x.device.type != "cpu":
-            return nn.functional.dropout(x, self.share, self.training)
-        # A CPU draws one number after the other: eight values share one, a byte each.
-        words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),))
-        dropped = min(max(round(256 * self.share), 1), 255)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
-
-
-def check(option, value, choices):
-    """ValueError that lists the choices of an option."""
-    if value not in choices:
-        raise ValueError(f"{option}={value!r} is unknown: choose from {', '.join(choices)}")

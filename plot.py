@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
-from skeleton import KINECT_V2
+from skeletons.layout import KINECT_V2
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -224,10 +224,10 @@ def draw_body(axis, joints, layout, **style):
 def skeletons(folder, path, classes=6, stills=8):
     """Stills of one test clip of each of several classes, time running to the right."""
     from feeder import Feeder
-    from storage import part_files, read_meta
+    from skeletons.storage import read_meta, split_files
 
     feeder = Feeder(
-        *part_files(folder, "val"), window_size=stills, origin_transfer="start", normalization=False
+        *split_files(folder, "val"), window_size=stills, origin_transfer="start", normalization=False
     )
     labels = feeder.label.unique()
     labels = labels[np.linspace(0, len(labels) - 1, min(classes, len(labels))).astype(int)]
@@ -308,9 +308,9 @@ def animate(clips, layout, classes, path, fps=30.0, most=5):
 
 def standing_body(layout):
     """Front view (V, 2) of a body at rest with the arms a little away, for the diagrams."""
-    from synthesize import REST, Performer, both, move_body, pose_vector
+    from synthesize import REST, Subject, both, move_body, pose_vector
 
-    person = Performer(0)
+    person = Subject(0)
     person.size, person.proportions = 1.0, dict.fromkeys(REST, 1.0)
     pose = both(arm=(0, 35), forearm=(0, 8), thigh=(0, 10))
     joints = move_body(person.offsets(), pose_vector(pose)[None], 0, (0, 0, 0))[0][0, :, :2]
@@ -378,7 +378,8 @@ def made_up_recordings():
 
 def bodies(path):
     """Where the two bodies of a clip are, over time: in the sensor's order, and followed."""
-    from recordings import MAX_BODIES, follow_bodies, sensor_order
+    from skeletons.clip import MAX_BODIES
+    from skeletons.tracking import sensor_order, track_bodies
 
     recordings = made_up_recordings()
     figure, axes = plt.subplots(2, len(recordings), figsize=(11, 4), layout="constrained",
@@ -387,7 +388,7 @@ def bodies(path):
         seen = [(t, body_id, joints) for t, shown in enumerate(listing) for body_id, joints in shown]
         frame_of, ids, joints = map(np.array, zip(*seen, strict=True))
         column[0].set_title(title, fontsize=10, color=INK)
-        for axis, rule in zip(column, (sensor_order, follow_bodies), strict=True):
+        for axis, rule in zip(column, (sensor_order, track_bodies), strict=True):
             axis.plot(frame_of, joints[:, KINECT_V2.root, 0], ".", color="#CCCCCC", markersize=5)
             data = rule(frame_of, ids, joints)[:, 0, KINECT_V2.root]
             for slot, x in enumerate(data.T):

@@ -22,14 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
-import engine
 import plot
 from feeder import Feeder
 from live import Recognizer
-from recordings import DATASETS, MAX_BODIES
-from skeleton import Layout
-from sources import Fault, read_clips
-from storage import PartWriter, part_files
+from skeletons.clip import MAX_BODIES
+from skeletons.clip_stream import Failure
+from skeletons.datasets import DATASETS
+from skeletons.layout import Layout
+from skeletons.readers import read_clips
+from skeletons.storage import SplitWriter, split_files
+from training import engine
+from training.checkpoint import build_model, load_checkpoint
+from training.loader import make_loader
 
 CHUNK = 256  # clips in memory at a time
 MOST_ANIMATED = 5  # clips
@@ -39,11 +43,11 @@ class Predictor:
     """A trained network of a checkpoint, and how it is fed."""
 
     def __init__(self, checkpoint, device=""):
-        self.contents = engine.load_checkpoint(checkpoint)
+        self.contents = load_checkpoint(checkpoint)
         self.classes = self.contents["classes"]
         self.layout = Layout.from_dict(self.contents["layout"])
-        self.device = engine.open_device(device)
-        self.model = engine.build_model(self.contents).to(self.device)
+        self.device = engine.resolve_device(device)
+        self.model = build_model(self.contents).to(self.device)
 
     def dataset(self):
         """The data set whose forms are expected: the one of these classes."""
@@ -64,13 +68,13 @@ class Predictor:
             return np.zeros((0, len(self.classes)), np.float32)
         with tempfile.TemporaryDirectory() as folder:
             frame_shape = (self.model.channels, self.model.joints, MAX_BODIES)
-            writer = PartWriter(folder, "val", frame_shape)
+            writer = SplitWriter(folder, "val", frame_shape)
             for clip in clips:
                 writer.add(replace(clip, label=0))  # whatever it is, the network may have fewer classes
             writer.finish()
-            feeder = Feeder(*part_files(folder, "val"), layout=self.layout, **self.contents["feeding"])
+            feeder = Feeder(*split_files(folder, "val"), layout=self.layout, **self.contents["feeding"])
         feeder.to(self.device)
-        batches = engine.loader(feeder, range(len(feeder)), 64)
+        batches = make_loader(feeder, range(len(feeder)), 64)
         return engine.evaluate(self.model, batches, self.device)[1][:, 2].numpy()
 
     def running(self, clip, most=40):
@@ -86,7 +90,7 @@ def chosen(paths, wanted, predictor, faults):
     missing = dict.fromkeys(wanted or ())
     for path in paths:
         for number, clip in enumerate(read_clips(path, predictor.dataset())):
-            if isinstance(clip, Fault):
+            if isinstance(clip, Failure):
                 faults.append(clip)
             elif wanted is None or clip.name in wanted or str(number) in wanted:
                 for said in (clip.name, str(number)):
@@ -95,8 +99,8 @@ def chosen(paths, wanted, predictor, faults):
                     predictor.check(clip)
                     yield clip
                 except ValueError as error:
-                    faults.append(Fault(str(path), "", f"{clip.name}: {error}"))
-    faults.extend(Fault(", ".join(paths), "", f"no clip called {name}") for name in missing)
+                    faults.append(Failure(str(path), "", f"{clip.name}: {error}"))
+    faults.extend(Failure(", ".join(paths), "", f"no clip called {name}") for name in missing)
 
 
 def best(probabilities, classes, count=5):

@@ -3,7 +3,7 @@
     python synthesize.py --out demo/raw
 
 A body is a Kinect v2 skeleton whose bones turn about their joints. An action is a short list of key
-poses; a performer has a size, proportions, a tempo, an amplitude, a better hand and a posture; a take
+poses; a subject has a size, proportions, a tempo, an amplitude, a better hand and a posture; a take
 adds sway and timing. Three cameras 45 degrees apart see each take, each with its own noise, lost
 frames, changed body IDs and ghost bodies. The actions bear NTU's numbers and names, but nothing
 here is a measurement: accuracy on this data says that the pipeline works, not how well it does on
@@ -21,10 +21,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from skeleton import KINECT_V2
+from skeletons.layout import KINECT_V2
 
 SETUP = 2  # S002: no clip made here by default bears a name on NTU's list of missing skeletons
-CAMERA_ANGLES = {1: 0.0, 2: 45.0, 3: -45.0}  # degrees around the performers
+CAMERA_ANGLES = {1: 0.0, 2: 45.0, 3: -45.0}  # degrees around the subjects
 FRAMES_PER_SECOND = 30
 
 # Bones at rest, from parent to joint, in metres, for a person of average size.
@@ -155,8 +155,8 @@ def interpolate(keys, positions):
 
 
 @dataclass
-class Performer:
-    """A person: drawn from the performer's number alone, the same in every take."""
+class Subject:
+    """A person: drawn from the subject's number alone, the same in every take."""
 
     number: int
 
@@ -242,23 +242,23 @@ def move_body(offsets, motion, facing, place):
     return joints + (shift + place)[:, None], rotations
 
 
-def perform(action, performers, replication, rng):
+def perform(action, subjects, replication, rng):
     """One take -> a list of bodies, each (joints (T, V, 3), rotations (T, V, 3, 3)), in the room."""
     facing = (22.5 if replication % 2 else -22.5) + rng.normal(0, 8)
     place = np.array((rng.normal(0, 0.15), 0, rng.normal(0, 0.15)))
     if not action.partner:
-        motion = performers[0].perform(action.poses, action.cycle, action.seconds, rng)
-        return [move_body(performers[0].offsets(), motion, facing, place)]
+        motion = subjects[0].perform(action.poses, action.cycle, action.seconds, rng)
+        return [move_body(subjects[0].offsets(), motion, facing, place)]
     bodies = []
     state = rng.bit_generator.state
-    for performer, poses, side in zip(performers, (action.poses, action.partner), (1, -1), strict=True):
+    for subject, poses, side in zip(subjects, (action.poses, action.partner), (1, -1), strict=True):
         rng.bit_generator.state = state  # both keep the same time
         cycle = action.cycle
-        motion = performer.perform(poses, cycle, action.seconds / performer.tempo, rng)
+        motion = subject.perform(poses, cycle, action.seconds / subject.tempo, rng)
         turn = facing + 90 * side
         ahead = Rotation.from_euler("y", turn, degrees=True).apply((0, 0, -1))
         at = place - ahead * action.apart / 2 * rng.uniform(0.9, 1.1)
-        bodies.append(move_body(performer.offsets(), motion, turn, at))
+        bodies.append(move_body(subject.offsets(), motion, turn, at))
     frames = min(len(joints) for joints, _ in bodies)
     return [(joints[:frames], rotations[:frames]) for joints, rotations in bodies]
 
@@ -271,7 +271,7 @@ LEAVES = [j for j in range(len(KINECT_V2.joints)) if j not in KINECT_V2.parents]
 
 
 def see(body, angle, height, distance):
-    """A body in the room -> the same in the axes of a camera `angle` degrees round the performers,
+    """A body in the room -> the same in the axes of a camera `angle` degrees round the subjects,
     `height` metres above the floor, `distance` metres away, looking at breast height."""
     joints, rotations = body
     tilt = np.degrees(np.arctan2(height - 1.0, distance))
@@ -370,8 +370,8 @@ def joint_table(joints, rotations, states):
     return table.reshape(len(joints), -1)
 
 
-def synthesize(out, actions=tuple(ACTIONS), performers=8, replications=2, seed=0):
-    """Write actions x performers x replications x 3 cameras files into the folder `out`.
+def synthesize(out, actions=tuple(ACTIONS), subjects=8, replications=2, seed=0):
+    """Write actions x subjects x replications x 3 cameras files into the folder `out`.
 
     Performers are numbered from 1, so both parts of NTU's cross-subject split occur. The same
     arguments give the same bytes. Returns the number of files. Raises FileExistsError when the
@@ -381,11 +381,11 @@ def synthesize(out, actions=tuple(ACTIONS), performers=8, replications=2, seed=0
     out.mkdir(parents=True, exist_ok=True)
     if any(out.glob("*.skeleton")):
         raise FileExistsError(f"{out} holds .skeleton files: remove them or choose another --out")
-    people = {number: Performer(number) for number in range(1, performers + 1)}
+    people = {number: Subject(number) for number in range(1, subjects + 1)}
     takes = [(a, p, r) for a in actions for p in people for r in range(1, replications + 1)]
     for action, number, replication in tqdm(takes, "synthesize", unit=" takes", disable=None):
         rng = np.random.default_rng((seed, action, number, replication))
-        pair = [people[number], people[number % performers + 1]]
+        pair = [people[number], people[number % subjects + 1]]
         bodies = perform(ACTIONS[action], pair, replication, rng)
         for camera, angle in CAMERA_ANGLES.items():
             height, distance = rng.uniform(0.9, 1.6), rng.uniform(2.6, 3.6)
@@ -401,7 +401,7 @@ def main():
     )
     parser.add_argument("--out", default="demo/raw", help="folder for the .skeleton files")
     parser.add_argument("--actions", type=int, nargs="+", default=list(ACTIONS), help="NTU numbers")
-    parser.add_argument("--performers", type=int, default=8)
+    parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--replications", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

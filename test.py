@@ -6,7 +6,7 @@
     python test.py checkpoints/my-run/last.pt --fractions    # also: how much of a clip must be seen
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion,
-the accuracy of each class, camera and performer, and the pairs most confused. Beside the (first)
+the accuracy of each class, camera and subject, and the pairs most confused. Beside the (first)
 checkpoint it writes, for best.pt (last.pt: last_...):
 
 best_test.json         all of this, the configuration and the machine; benchmarks/tables.py reads it
@@ -29,13 +29,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import engine
 import plot
 from feeder import Feeder
-from skeleton import Layout
-from storage import part_files, read_meta
+from skeletons.layout import Layout
+from skeletons.storage import read_meta, split_files
+from training import engine
+from training.checkpoint import build_model, load_checkpoint
+from training.loader import make_loader
 
-GROUPS = ("camera", "performer")  # that a clip belongs to
+GROUPS = ("camera", "subject")  # that a clip belongs to
 WEIGHTS = torch.linspace(0, 1, 21)
 FRACTIONS = [i / 10 for i in range(1, 11)]
 
@@ -47,7 +49,7 @@ def open_part(checkpoint, folder, path, part="val", **options):
     Raises ValueError when the data has other classes or another layout than the checkpoint.
     """
     meta = read_meta(folder)
-    feeder = Feeder(*part_files(folder, part), **checkpoint["feeding"], **options)
+    feeder = Feeder(*split_files(folder, part), **checkpoint["feeding"], **options)
     layout = Layout.from_dict(checkpoint["layout"])
     if feeder.layout != layout:
         raise ValueError(
@@ -77,15 +79,15 @@ def training_seconds(folder, epochs):
         return None
 
 
-class Tested:
+class Evaluation:
     """A checkpoint, and its network on the device."""
 
     def __init__(self, path, arguments, device):
         self.path, self.arguments, self.device = path, arguments, device
-        self.contents = engine.load_checkpoint(path)
+        self.contents = load_checkpoint(path)
         if arguments.temporal_weight is not None:
             self.contents["network"]["temporal_weight"] = arguments.temporal_weight
-        self.model = engine.build_model(self.contents).to(device)
+        self.model = build_model(self.contents).to(device)
         self.data = arguments.data or self.contents["config"]["data"]
 
     def open(self, part, **options):
@@ -101,7 +103,7 @@ class Tested:
 
     def posterior(self, feeder, clips=None, order=None, title=""):
         """Posteriors (N, 3, classes) and labels (N,) of the clips (None: all)."""
-        batches = engine.loader(
+        batches = make_loader(
             feeder, range(len(feeder)) if clips is None else clips, self.arguments.batch_size, order,
             self.arguments.workers, self.device, shuffle=False,
         )  # fmt: skip
@@ -114,7 +116,7 @@ class Tested:
         posterior, order = 0, torch.Generator().manual_seed(self.contents["config"]["seed"])
         began = time.perf_counter()
         for draw in range(self.arguments.draws):
-            fed = feeder if draw else feeder.without_randomness()
+            fed = feeder if draw else feeder.eval()
             one, label = self.posterior(fed, order=order, title=f"test {draw + 1}")
             posterior = posterior + one / self.arguments.draws
         return posterior, label, feeder, time.perf_counter() - began
@@ -194,9 +196,9 @@ def make_report(arguments):
     """Test, write and print what this file's first lines tell of."""
     if arguments.draws < 1:
         raise ValueError(f"draws={arguments.draws}: must be at least 1")
-    device = engine.open_device(arguments.device)
+    device = engine.resolve_device(arguments.device)
     engine.check_precision(arguments.precision, device)
-    tested = [Tested(path, arguments, device) for path in arguments.checkpoints]
+    tested = [Evaluation(path, arguments, device) for path in arguments.checkpoints]
     found = [one.test() for one in tested]
     first, feeder = tested[0], found[0][2]
     for one, (*_, other, _) in zip(tested, found, strict=True):
@@ -209,7 +211,7 @@ def make_report(arguments):
     posterior, label = mean([entry[:2] for entry in found])
     fractions = []
     for fraction in FRACTIONS if arguments.fractions else ():
-        shorter = [entry[2].without_randomness(fraction) for entry in found]
+        shorter = [entry[2].eval(fraction) for entry in found]
         seen = [one.posterior(feeder) for one, feeder in zip(tested, shorter, strict=True)]
         fractions.append((mean(seen)[0].argmax(2) == label[:, None]).float().mean(0).tolist())
     held_out = [one.contents.get("held_out") for one in tested]

@@ -25,23 +25,33 @@ from pathlib import Path
 
 import torch
 
-import engine
 import plot
 from feeder import Feeder
-from model import TwoStreamRNN, check
-from storage import part_files, read_meta
+from layers import check
+from model import TwoStreamRNN
+from skeletons.storage import read_meta, split_files
+from training import engine
+from training.checkpoint import load_checkpoint, rng_states, save_checkpoint, set_rng_state
+from training.distributed import (
+    any_rank,
+    destroy_distributed,
+    get_rank,
+    get_world_size,
+    init_distributed,
+)
+from training.loader import STOPS, make_loader
 
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters: edit them here or give them on the command line. A named `--setting` (SETTINGS,
+    """Hyperparameters: edit them here or give them on the command line. A named `--setting` (PRESETS,
     below) replaces what it names, whatever stands here."""
 
     # Data
     data: str = "NTU-RGB-D/xview"  # a folder made by convert_data.py
     name: str = ""  # the run's folder in checkpoints/; "": <data>-<spatial>-<temporal>
     held_out: float = 0.05  # least share of the training clips that chooses best.pt: those of whole
-    #                         performers; 0: train on every clip, best.pt is the last epoch
+    #                         subjects; 0: train on every clip, best.pt is the last epoch
     held_out_camera: int = 0  # hold out the training clips of this camera instead, as for cross view
     # Network (model.py)
     temporal: str = "hierarchical"  # or "stacked"
@@ -107,7 +117,7 @@ FULL = {
 }  # fmt: skip
 
 # Named changes to the settings above: `python train.py --setting demo`.
-SETTINGS = {
+PRESETS = {
     "paper": {},
     # The same with fewer units, minutes on two CPU cores: for small data sets and laptops.
     "small": {
@@ -131,24 +141,24 @@ RESUMABLE = ("name", "data", "epochs", "device", "workers", "mmap", "tensorboard
 SAVING = 0.05
 
 
-def hold_out(performers, share, seed):
-    """Split the training clips by performer -> (clips to train on, clips held out), sorted.
+def hold_out(subjects, share, seed):
+    """Split the training clips by subject -> (clips to train on, clips held out), sorted.
 
-    performers  (N,) performer of each clip; people held out are drawn until `share` is reached, so
-                that no listed performer is on both sides
+    subjects  (N,) subject of each clip; people held out are drawn until `share` is reached, so
+                that no listed subject is on both sides
     Raises ValueError when nobody would be left to train on.
     """
-    performers = torch.as_tensor(performers)
-    people = performers.unique()
+    subjects = torch.as_tensor(subjects)
+    people = subjects.unique()
     people = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))]
-    out = torch.zeros(len(performers), dtype=torch.bool)
+    out = torch.zeros(len(subjects), dtype=torch.bool)
     for person in people:
         if out.sum() >= share * len(out):
             break
-        out |= performers == person
+        out |= subjects == person
     if out.all():
         raise ValueError(
-            f"held_out={share} leaves nothing to train on: the data has {len(people)} performer(s). "
+            f"held_out={share} leaves nothing to train on: the data has {len(people)} subject(s). "
             "With --held_out 0 the last epoch is taken in place of the best one"
         )
     return (~out).nonzero()[:, 0].tolist(), out.nonzero()[:, 0].tolist()
@@ -198,7 +208,7 @@ def open_data(config):
     """The training part of the data -> (Feeder, meta.json)."""
     meta = read_meta(config.data)
     feeder = Feeder(
-        *part_files(config.data, "train"),
+        *split_files(config.data, "train"),
         window_size=config.window,
         origin_transfer=config.origin,
         normalization="start" if config.causal and config.normalization else config.normalization,
@@ -207,8 +217,8 @@ def open_data(config):
         **random_feeding(config),
     )
     meta.setdefault("classes", [str(i) for i in range(int(feeder.label.max()) + 1)])
-    meta.setdefault("performer", {"train": list(range(len(feeder)))})
-    if feeder.label.max() >= len(meta["classes"]) or len(meta["performer"]["train"]) != len(feeder):
+    meta.setdefault("subject", {"train": list(range(len(feeder)))})
+    if feeder.label.max() >= len(meta["classes"]) or len(meta["subject"]["train"]) != len(feeder):
         raise ValueError(
             f"{config.data}/meta.json does not belong to the arrays beside it: convert the data again"
         )
@@ -237,8 +247,8 @@ def main(config, resume=False, overwrite=False, stop=None):
     stop  function that says whether to stop: after the step that is under way the state is saved and
           engine.Interrupted raised
 
-    Of several processes, the caller leaves the group (engine.leave_parallel) once this has returned or
-    raised.
+    Of several processes, the caller leaves the group (destroy_distributed) once this has
+    returned or raised.
     """
     folder = Path("checkpoints") / run_name(config)
     last = folder / "last.pt"
@@ -260,10 +270,10 @@ def main(config, resume=False, overwrite=False, stop=None):
             f"a clip in training has {config.window}. Lower --spatial_stride, or --spatial_window"
         )
     check("schedule", config.schedule, SCHEDULES)
-    device = engine.open_device(config.device)
+    device = engine.resolve_device(config.device)
     engine.check_precision(config.precision, device)
-    engine.join_parallel(device)
-    alone, writes = engine.parallel_size() == 1, engine.parallel_rank() == 0
+    init_distributed(device)
+    alone, writes = get_world_size() == 1, get_rank() == 0
     torch.manual_seed(config.seed)
     # Decides which clips are fed when, and how they are transformed.
     order = torch.Generator().manual_seed(config.seed)
@@ -278,7 +288,7 @@ def main(config, resume=False, overwrite=False, stop=None):
     if config.held_out_camera:
         training, held_out = hold_out_camera(meta, config.held_out_camera)
     else:
-        training, held_out = hold_out(meta["performer"]["train"], config.held_out, config.seed)
+        training, held_out = hold_out(meta["subject"]["train"], config.held_out, config.seed)
     options = network(config) | {"channels": feeder.channels}
     model = TwoStreamRNN(feeder.layout, len(meta["classes"]), **options).to(device)
     optimizer = torch.optim.AdamW(
@@ -288,22 +298,22 @@ def main(config, resume=False, overwrite=False, stop=None):
     if not config.workers and not config.mmap:
         feeder.to(device)
     # What does not fit together shows here, before anything of an earlier run is replaced.
-    still = feeder.without_randomness()
+    still = feeder.eval()
     one = torch.ones(1, feeder.channels, feeder.window_size, len(feeder.layout.joints), 1)
     operations = engine.operations(model, one.to(device))
     board = tensorboard_writer(folder) if config.tensorboard and writes else lambda line: None
-    batches = engine.loader(feeder, training, config.batch_size, order, config.workers, device)
-    unseen = engine.loader(still, held_out, config.batch_size)
+    batches = make_loader(feeder, training, config.batch_size, order, config.workers, device)
+    unseen = make_loader(still, held_out, config.batch_size)
 
     # What a resumed run must find again.
     data = {"layout": feeder.layout.to_dict(), "classes": meta["classes"],
             "clips": {"training": len(training), "held_out": len(held_out)}}  # fmt: skip
     epoch, best, progress = 0, [-1.0, 0.0], None
-    torch.manual_seed(config.seed + engine.parallel_rank())
+    torch.manual_seed(config.seed + get_rank())
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.jsonl"
     if resume:
-        state = engine.load_checkpoint(last)
+        state = load_checkpoint(last)
         differing = [key for key, value in data.items() if state[key] != value]
         if differing:
             raise ValueError(
@@ -316,7 +326,7 @@ def main(config, resume=False, overwrite=False, stop=None):
         epoch, best, progress = state["epoch"], state["best"], state["progress"]
         order.set_state(state["order"])
         random = state["random"]
-        engine.set_random_state(random[engine.parallel_rank() % len(random)])
+        set_rng_state(random[get_rank() % len(random)])
     if resume and writes:
         step = f", step {progress['step']} of the next," if progress else ""
         print(f"resuming after epoch {epoch}{step} of {config.epochs} with the run's own settings")
@@ -337,7 +347,7 @@ def main(config, resume=False, overwrite=False, stop=None):
              "operations": operations}  # fmt: skip
     if writes:
         (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        machines = about["device"] if alone else f"{engine.parallel_size()} x {about['device']}"
+        machines = about["device"] if alone else f"{get_world_size()} x {about['device']}"
         print(f"{folder}: {len(training)} clips to train on, {len(held_out)} held out, "
               f"{about['parameters']:,} parameters, on {machines}")  # fmt: skip
     trained = model
@@ -355,7 +365,7 @@ def main(config, resume=False, overwrite=False, stop=None):
             "random_feeding": random_feeding(config),
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "random": engine.random_states(),
+            "random": rng_states(),
             "order": before if progress else order.get_state(),
             "progress": progress,
             "epoch": epoch,
@@ -364,7 +374,7 @@ def main(config, resume=False, overwrite=False, stop=None):
             "commit": about["commit"],
         }
         if writes:
-            engine.save_checkpoint(path, contents)
+            save_checkpoint(path, contents)
 
     # The epoch that last.pt holds, when it was written and how many seconds that took.
     kept, saved, saving = epoch, time.perf_counter(), 0.0
@@ -409,10 +419,10 @@ def main(config, resume=False, overwrite=False, stop=None):
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             board(line)
-        stopping = engine.agreed(stop and stop()) and epoch < config.epochs
+        stopping = any_rank(stop and stop()) and epoch < config.epochs
         now = time.perf_counter()
         due = epoch == config.epochs or (now - saved) * SAVING >= saving
-        if stopping or (held_out and improved) or engine.agreed(due and writes):
+        if stopping or (held_out and improved) or any_rank(due and writes):
             # last.pt comes last: a resumed run does again whatever was written after it.
             if improved:
                 save(folder / "best.pt")
@@ -494,19 +504,19 @@ def parse_arguments():
             help=f"{explained[field.name]} (default: {field.default})".replace("%", "%%"),
             **shape,
         )
-    parser.add_argument("--setting", choices=SETTINGS, help="start from these named settings")
+    parser.add_argument("--setting", choices=PRESETS, help="start from these named settings")
     parser.add_argument("--resume", action="store_true", help="continue checkpoints/<name>")
     parser.add_argument("--overwrite", action="store_true", help="replace checkpoints/<name>")
     given = vars(parser.parse_args())
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     resume, overwrite = given.pop("resume", False), given.pop("overwrite", False)
-    named = SETTINGS[given.pop("setting", "paper")]
+    named = PRESETS[given.pop("setting", "paper")]
     config = replace(Config(), **named | given)
     if resume:  # the run's own settings hold
         last = Path("checkpoints") / run_name(config) / "last.pt"
         if not last.exists():
             raise ValueError(f"{last} is missing, so no epoch was finished: start without --resume")
-        saved = engine.load_checkpoint(last)["config"]
+        saved = load_checkpoint(last)["config"]
         saved = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
         saved = asdict(Config()) | saved  # (an earlier version knew fewer)
         differing = [key for key in given if key not in RESUMABLE and given[key] != saved[key]]
@@ -525,7 +535,7 @@ class Stop:
 
     def __init__(self):
         self.asked = False
-        for number in engine.STOPS:
+        for number in STOPS:
             signal.signal(number, self.ask)
 
     def ask(self, number, _):
@@ -558,5 +568,5 @@ if __name__ == "__main__":
         print(said, file=sys.stderr)
     # Not within `except`, where the traceback holds the network.
     if together:
-        engine.leave_parallel()
+        destroy_distributed()
     raise SystemExit(bool(said))

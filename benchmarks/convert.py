@@ -37,8 +37,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import recordings  # noqa: E402
 import synthesize  # noqa: E402
+from skeletons import ntu  # noqa: E402
+from skeletons.clip import Clip  # noqa: E402
+from skeletons.datasets import DATASETS  # noqa: E402
 
 # --- The usual way ------------------------------------------------------------------------------------
 
@@ -48,7 +50,7 @@ INFO_KEYS = ("bodyID", "clipedEdges", "handLeftConfidence", "handLeftState", "ha
              "handRightState", "isRestricted", "leanX", "leanY", "trackingState")  # fmt: skip
 
 
-def usual_parse(path):
+def baseline_parse(path):
     """A dictionary for each frame, body and joint."""
     sequence = {"frames": []}
     with open(path) as file:
@@ -68,7 +70,7 @@ def usual_parse(path):
 
 def usual_array(path, bodies=4, keep=2):
     """(3, T, 25, 2): a loop over frames, bodies and joints, then the two most varying bodies."""
-    sequence = usual_parse(path)
+    sequence = baseline_parse(path)
     data = np.zeros((bodies, sequence["count"], 25, 3))
     for t, frame in enumerate(sequence["frames"]):
         for m, body in enumerate(frame["bodies"][:bodies]):
@@ -85,13 +87,13 @@ def usual_array(path, bodies=4, keep=2):
 
 def usual_convert(files, out):
     """Both benchmarks one after the other, a parse of every file for each."""
-    dataset = recordings.DATASETS["ntu"]
+    dataset = DATASETS["ntu"]
     for benchmark, in_training in dataset.benchmarks.items():
         (out / benchmark).mkdir(parents=True)
         clips = {"train": [], "val": []}
         for file in files:
-            label, performer, camera = dataset.identify(file.stem)
-            clip = recordings.Clip(file.stem, label, None, performer, camera)
+            label, subject, camera = dataset.identify(file.stem)
+            clip = Clip(file.stem, label, None, subject, camera)
             clips["train" if in_training(clip) else "val"].append((file, label))
         for part, listed in clips.items():
             data = np.zeros((len(listed), 3, 300, 25, 2), np.float32)
@@ -111,7 +113,7 @@ def make_files(folder, distinct, clips):
     source, raw = folder / "distinct", folder / "raw"
     raw.mkdir(parents=True)
     per_performer = 3 * len(synthesize.ACTIONS)
-    synthesize.synthesize(source, performers=max(1, round(distinct / per_performer)), replications=1)
+    synthesize.synthesize(source, subjects=max(1, round(distinct / per_performer)), replications=1)
     originals = sorted(source.iterdir())
     for path in originals:
         path.write_bytes(twice(path.read_bytes()))
@@ -187,9 +189,9 @@ def parse_times(files, repeats=200):
     content = b"\r\n".join([b"90", *content.split(b"\r\n")[1 : 1 + 90 * 28], b""])
     path = file.parent.parent / "90.skeleton"
     path.write_bytes(content)
-    ours = [timed(recordings.parse_skeleton, content) for _ in range(repeats)]
-    whole = [timed(recordings.parse_ntu, content, "follow") for _ in range(repeats)]
-    usual = [timed(usual_parse, path) for _ in range(repeats // 10)]
+    ours = [timed(ntu.parse_skeleton, content) for _ in range(repeats)]
+    whole = [timed(ntu.parse_ntu, content, "follow") for _ in range(repeats)]
+    usual = [timed(baseline_parse, path) for _ in range(repeats // 10)]
     return {"bytes": len(content)} | {
         name: round(1e3 * statistics.median(times), 3)
         for name, times in (("parse_ms", ours), ("parse_and_bodies_ms", whole), ("usual_ms", usual))

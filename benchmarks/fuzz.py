@@ -29,12 +29,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import recordings  # noqa: E402
 import synthesize  # noqa: E402
 from convert_data import convert  # noqa: E402
-from parallel import in_parallel  # noqa: E402
-from sources import open_source  # noqa: E402
-from storage import part_files, read_part  # noqa: E402
+from skeletons import ntu  # noqa: E402
+from skeletons.parallel import in_parallel  # noqa: E402
+from skeletons.readers import open_input  # noqa: E402
+from skeletons.storage import read_split, split_files  # noqa: E402
 
 BATCH = 500
 MEMORY = 1500 << 20  # bytes of address space, above what the process has at its start
@@ -91,7 +91,7 @@ KINDS = ("cut", "bits", "number", "count", "frames", "encoding", "line ends", "b
 
 def originals(folder):
     """Contents of small synthetic clips: one and two people, ghosts, lost frames."""
-    synthesize.synthesize(folder, actions=(10, 58), performers=2, replications=1)
+    synthesize.synthesize(folder, actions=(10, 58), subjects=2, replications=1)
     contents = []
     for path in sorted(folder.iterdir()):
         lines = path.read_bytes().split(b"\r\n")
@@ -109,20 +109,20 @@ def rng_frames(name):
 
 def same_twice(content):
     """Whether the fast parser, if it takes the file, reads what the careful one reads."""
-    fast = None if b"_" in content or not content else recordings._parse_regular(content)
+    fast = None if b"_" in content or not content else ntu._parse_regular(content)
     if fast is None:
         return True
-    careful = recordings._parse_lines(content)
+    careful = ntu._parse_lines(content)
     return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(fast, careful, strict=True))
 
 
 def check_batch(folder, kinds, jobs):
     """Convert a folder of damaged files; returns counts of (kind, what became of it)."""
-    _, faults = convert(open_source([folder], jobs=jobs), folder.parent / "out")
+    _, faults = convert(open_input([folder], jobs=jobs), folder.parent / "out")
     reported = {Path(fault.file).stem: fault.reason for fault in faults}
     converted = set()
     for part in ("train", "val"):
-        data, _, names, _ = read_part(*part_files(folder.parent / "out" / "xsub", part))
+        data, _, names, _ = read_split(*split_files(folder.parent / "out" / "xsub", part))
         assert np.isfinite(data).all(), "a value that is not finite"
         converted.update(names)
     assert not converted & set(reported), "both converted and reported"

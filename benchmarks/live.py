@@ -22,15 +22,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import engine  # noqa: E402
 import train  # noqa: E402
 from live import Recognizer  # noqa: E402
 from model import SPATIAL, TEMPORAL, TwoStreamRNN  # noqa: E402
-from skeleton import KINECT_V2, class_names  # noqa: E402
+from skeletons.layout import KINECT_V2, class_names  # noqa: E402
+from training import engine  # noqa: E402
 
 
 def recognizer(temporal, spatial):
-    setting = train.SETTINGS["live"] | {"temporal": temporal, "spatial": spatial}
+    setting = train.PRESETS["live"] | {"temporal": temporal, "spatial": spatial}
     config = train.replace(train.Config(), **setting)
     classes = class_names("ntu")[:60]
     torch.manual_seed(0)

@@ -27,11 +27,12 @@ sys.path.insert(0, str(ROOT))
 import speed  # noqa: E402
 import torch  # noqa: E402
 
-import engine  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
-from recordings import DATASETS, Clip  # noqa: E402
-from storage import BenchmarkWriter  # noqa: E402
+from skeletons.clip import Clip  # noqa: E402
+from skeletons.datasets import DATASETS  # noqa: E402
+from skeletons.storage import BenchmarkWriter  # noqa: E402
+from training import engine  # noqa: E402
 
 CLIPS, TWO_BODIES = 40_091, 0.183
 
@@ -45,7 +46,7 @@ def write_ntu(folder):
         data = random.normal(3, 1, (1, 3, 25, 2)) + random.normal(0, 0.02, (frames, 3, 25, 2))
         if random.random() > TWO_BODIES:
             data[..., 1] = 0
-        writer.add("train", Clip(f"clip {i}", i % 60, data.astype(np.float32), performer=i % 20 + 1))
+        writer.add("train", Clip(f"clip {i}", i % 60, data.astype(np.float32), subject=i % 20 + 1))
     meta = {"layout": dataset.layout.to_dict(), "classes": dataset.classes, "dataset": "made up"}
     writer.finish(meta)
     writer.publish()
@@ -84,14 +85,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--settings", nargs="+", choices=train.SETTINGS, default=["full", "paper"])
+    parser.add_argument("--settings", nargs="+", choices=train.PRESETS, default=["full", "paper"])
     parser.add_argument("--temporal", choices=TEMPORAL, default="hierarchical")
     parser.add_argument("--spatial", choices=SPATIAL, default="traversal")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32")
     parser.add_argument("--out", help="default: results/ntu-<device>.json")
     arguments = parser.parse_args()
-    device = engine.open_device("")
+    device = engine.resolve_device("")
     record = {"clips": CLIPS, "temporal": arguments.temporal, "spatial": arguments.spatial}
     record |= {"precision": arguments.precision, "settings": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +102,7 @@ def main():
         for setting in arguments.settings:
             shared = {"data": "NTU-shaped/xsub", "name": setting, "precision": arguments.precision}
             shared |= {"temporal": arguments.temporal, "spatial": arguments.spatial}
-            config = replace(train.Config(), **train.SETTINGS[setting] | shared, held_out=0.0)
+            config = replace(train.Config(), **train.PRESETS[setting] | shared, held_out=0.0)
             record["settings"][setting] = measure(config, arguments.seconds, device)
             print(setting, record["settings"][setting], flush=True)
         os.chdir(here)

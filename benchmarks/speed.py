@@ -38,10 +38,11 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy, interpolate  # noqa: E402
 
-import engine  # noqa: E402
 from feeder import Feeder  # noqa: E402
 from model import SPATIAL, TEMPORAL, TwoStreamRNN  # noqa: E402
-from skeleton import KINECT_V2 as LAYOUT  # noqa: E402
+from skeletons.layout import KINECT_V2 as LAYOUT  # noqa: E402
+from training import engine  # noqa: E402
+from training.loader import make_loader  # noqa: E402
 
 FRAMES, CLASSES, TWO_BODIES = 100, 60, 0.183
 
@@ -94,7 +95,7 @@ class UsualNetwork(nn.Module):
         self.temporal_classifier = nn.Linear(2 * units, CLASSES)
         self.spatial_classifier = nn.Linear(2 * units, CLASSES)
 
-    def one_body(self, body):  # (N, 3, T, 25)
+    def single_body_clip(self, body):  # (N, 3, T, 25)
         frames = body.permute(0, 2, 3, 1)
         if self.parts:
             parts = zip(self.parts, self.joints, strict=True)
@@ -108,7 +109,7 @@ class UsualNetwork(nn.Module):
                 self.spatial_classifier(self.dropout(spatial.amax(1))))  # fmt: skip
 
     def forward(self, data):
-        scores = [self.one_body(data[..., body]) for body in range(2)]
+        scores = [self.single_body_clip(data[..., body]) for body in range(2)]
         return [(a + b) / 2 for a, b in zip(*scores, strict=True)]
 
 
@@ -209,7 +210,7 @@ def training(paths, usual, device, batch, repeats, temporal, spatial, sizes, pre
 
     def step_ours(precision):
         one = clips[torch.randperm(len(clips), generator=generator)[:batch]]
-        engine.train_epoch(ours, engine.loader(feeder, one, batch, generator), optimizers[0], device,
+        engine.train_epoch(ours, make_loader(feeder, one, batch, generator), optimizers[0], device,
                            precision=precision)  # fmt: skip
 
     def step_theirs():
@@ -240,7 +241,7 @@ def endless(make):
 
 def inference(paths, usual, ours, theirs, device, batch, repeats, precisions):
     """Clips a second in batches, and milliseconds of one clip (median, 99th percentile)."""
-    feeder = open_ours(paths, device).without_randomness()
+    feeder = open_ours(paths, device).eval()
     some = torch.arange(batch)
     rates = {name: [] for name in (*precisions, "usual")}
     loader = torch.utils.data.DataLoader(torch.utils.data.Subset(usual, range(batch)), batch)
@@ -276,7 +277,7 @@ def growth(folder, device, precision="float32"):
     for clips, frames in ((128, 50), (512, 50), (2048, 50), (128, 25), (128, 100), (128, 400)):
         paths = write_clips(folder, clips, (frames, frames))
         feeder = Feeder(*paths, window_size=frames, rand_rotate=0.3).to(device)
-        batches = engine.loader(feeder, range(clips), 32, torch.Generator().manual_seed(0))
+        batches = make_loader(feeder, range(clips), 32, torch.Generator().manual_seed(0))
         taken = seconds(lambda b=batches: engine.train_epoch(model, b, optimizer, device), device, 3)
         table, size = ("clips", clips) if frames == 50 else ("frames", frames)
         found[table][size] = statistics.median(taken)
@@ -320,7 +321,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    device = engine.open_device(arguments.device)
+    device = engine.resolve_device(arguments.device)
     torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN's LSTMs do: for the limit
     batch = arguments.batch_size or (64 if device.type == "cpu" else 256)
     sizes = {"units": arguments.units, "part_units": arguments.part_units}

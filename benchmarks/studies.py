@@ -12,7 +12,7 @@ combinations  settings of train.py with --temporal and --spatial (default: all f
               hierarchical + traversal are trained, and tested with their spatial streams exchanged too
 ablation      each ingredient of `full` added alone to `paper` or `small` and taken alone from `full`
               (--settings chooses among them; --batch_size replaces that of `paper` and `small`), looked
-              at on the held-out training camera or performers (each seed holds out others); the test
+              at on the held-out training camera or subjects (each seed holds out others); the test
               part is not touched
 views         the demo's clips: trained on two cameras, tested on the third, with and without 3D
               transforms, with the body's own axes and with the camera's
@@ -37,12 +37,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import engine  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
+from training import engine  # noqa: E402
+from training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
 # What `full` has and `paper` has not; `small` has the first.
-INGREDIENTS = {
+COMPONENTS = {
     "fewer units, shorter clips": ("units", "part_units", "window"),
     "motion, bone, distance": ("inputs",),
     "learned view": ("view_units",),
@@ -71,7 +72,7 @@ def combinations(settings, temporal, spatial, still):
     for setting in settings:
         for t in temporal:
             for s in spatial:
-                config = train.SETTINGS[setting] | {"temporal": t, "spatial": s}
+                config = train.PRESETS[setting] | {"temporal": t, "spatial": s}
                 yield setting, config
                 if still:
                     yield f"{setting} without 3D transforms", config | STILL
@@ -80,15 +81,15 @@ def combinations(settings, temporal, spatial, still):
 def ablation(settings=("small", "full"), changes=None):
     """changes  to `paper` and `small`"""
     known = asdict(train.Config()) | {"temporal": "stacked", "spatial": "chain"}
-    paper, small, full = (known | train.SETTINGS[name] for name in ABLATED)
-    sizes = {field: paper[field] for field in INGREDIENTS["fewer units, shorter clips"]}
+    paper, small, full = (known | train.PRESETS[name] for name in ABLATED)
+    sizes = {field: paper[field] for field in COMPONENTS["fewer units, shorter clips"]}
     changes = changes or {}
     for setting, how, one, other in (("paper", "with", paper | changes, full),
                                      ("small", "with", small | changes, full),
                                      ("full", "without", full, small | sizes)):  # fmt: skip
         if setting in settings:
             yield setting, one
-            for name, fields in INGREDIENTS.items():
+            for name, fields in COMPONENTS.items():
                 changed = one | {field: other[field] for field in fields}
                 # The first layer of windows needs one below it; a window is no longer than a clip.
                 changed["window_layers"] = min(changed["window_layers"], changed["layers"] - 1)
@@ -103,7 +104,7 @@ ABLATED = ("paper", "small", "full")
 def views():
     for origin in ("start", "view"):
         for label, changes in (("no 3D transforms", STILL), ("3D transforms", {})):
-            demo = train.SETTINGS["demo"] | {"origin": origin} | changes
+            demo = train.PRESETS["demo"] | {"origin": origin} | changes
             yield f"axes of the {'camera' if origin == 'start' else 'body'}, {label}", demo
 
 
@@ -120,7 +121,7 @@ def what_is_held_out(config):
     """Of the training clips, in words; "": nothing, so that the test part is tested."""
     if config.get("held_out_camera"):
         return f"camera {config['held_out_camera']}"
-    return "performers" if config.get("held_out") else ""
+    return "subjects" if config.get("held_out") else ""
 
 
 def checkpoints(record):
@@ -148,13 +149,13 @@ def run(label, config, record, resume=False):
 def exchange(label, temporal, spatial, record):
     """Test the temporal stream of one record's run with the spatial stream of another's, write the
     record -> whether that went well. FileNotFoundError where a run's checkpoint is gone."""
-    made, other = (engine.load_checkpoint(checkpoints(run) / "last.pt") for run in (temporal, spatial))
+    made, other = (load_checkpoint(checkpoints(run) / "last.pt") for run in (temporal, spatial))
     made["model"] |= {name: w for name, w in other["model"].items() if name.startswith("spatial")}
     for about in ("network", "config"):
         made[about]["spatial"] = other[about]["spatial"]
     folder = checkpoints(record)
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(folder / "last.pt", made)
+    save_checkpoint(folder / "last.pt", made)
     return test(label, record, streams=[temporal.stem, spatial.stem])
 
 
@@ -194,12 +195,12 @@ def main():
     )
     parser.add_argument("study", choices=("combinations", "ablation", "views"))
     parser.add_argument("--data", default="demo/xview", help="folder of the benchmark")
-    parser.add_argument("--settings", nargs="+", choices=train.SETTINGS, default=["small", "full"])
+    parser.add_argument("--settings", nargs="+", choices=train.PRESETS, default=["small", "full"])
     parser.add_argument("--temporal", nargs="+", choices=TEMPORAL, default=TEMPORAL)
     parser.add_argument("--spatial", nargs="+", choices=SPATIAL, default=SPATIAL)
     parser.add_argument("--still", action="store_true", help="combinations: without 3D transforms too")
     parser.add_argument("--held_out_camera", type=int, default=0)
-    parser.add_argument("--held_out", type=float, default=0.0, help="share of the clips, by performer")
+    parser.add_argument("--held_out", type=float, default=0.0, help="share of the clips, by subject")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="in place of the setting's")
     parser.add_argument("--batch_size", type=int, help="ablation: in place of that of paper and small")
@@ -216,7 +217,7 @@ def main():
     if arguments.study != "ablation" and arguments.batch_size:
         parser.error("--batch_size: for an ablation")
     if arguments.exchange:
-        known = [asdict(train.Config()) | train.SETTINGS[name] for name in arguments.settings]
+        known = [asdict(train.Config()) | train.PRESETS[name] for name in arguments.settings]
         apart = not any(config["view_units"] or config["input_norm"] for config in known)
         if arguments.study != "combinations" or held_out or not apart:
             parser.error("--exchange: for tests of combinations whose streams share no weights")

@@ -54,7 +54,7 @@ def row_key(record):
     known = asdict(train.Config())
     config = known | {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     best = None
-    for place, (name, changes) in enumerate(train.SETTINGS.items()):
+    for place, (name, changes) in enumerate(train.PRESETS.items()):
         named = known | changes
         other = [
             f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -65,7 +65,7 @@ def row_key(record):
             best = (place, name, other)
     place, name, other = best
     label = record.get("label", name)
-    if label in train.SETTINGS:  # whatever it was called: settings may have changed since
+    if label in train.PRESETS:  # whatever it was called: settings may have changed since
         label = ", ".join((name, *other))
     for count, of in ((draws, "draws"), (record.get("networks", 1), "networks")):
         label += f", {count} {of}" if count > 1 else ""
@@ -108,7 +108,7 @@ def table(records):
 def whole_setting(record):
     """Is it a run of a setting as it stands in train.py, or of that without 3D transforms?"""
     label = row_key(record)[1]
-    return label.removesuffix(WITHOUT) in train.SETTINGS
+    return label.removesuffix(WITHOUT) in train.PRESETS
 
 
 def cost_points(records):

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 import convert_data
-import sources
 import synthesize
+from skeletons import readers
 
 ACTIONS = (1, 10, 24, 58)  # one of them, 58, with two people
 
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory):
-    """A folder of 36 raw NTU files: 4 actions, performers 1-3 (3 is in the test part), 3 cameras."""
+    """A folder of 36 raw NTU files: 4 actions, subjects 1-3 (3 is in the test part), 3 cameras."""
     folder = tmp_path_factory.mktemp("raw")
-    synthesize.synthesize(folder, ACTIONS, performers=3, replications=1)
+    synthesize.synthesize(folder, ACTIONS, subjects=3, replications=1)
     return folder
 
 
@@ -24,7 +24,7 @@ def raw(tmp_path_factory):
 def data(raw, tmp_path_factory):
     """The same, converted: a folder with xsub and xview."""
     folder = tmp_path_factory.mktemp("data")
-    convert_data.convert(sources.open_source([raw]), folder)
+    convert_data.convert(readers.open_input([raw]), folder)
     return folder
 
 

@@ -24,24 +24,31 @@ import torch
 from helpers import NAME, Malicious, skeleton_text, standing
 
 import convert_data
-import parallel
-import recordings
-import sources
-import storage
 from convert_data import convert
 from feeder import Feeder
-from parallel import in_parallel
-from recordings import SkippedFile
-from skeleton import KINECT_V2
-from sources import open_source
-from storage import part_files, read_labels, read_meta
+from skeletons import (
+    clip_stream,
+    custom,
+    datasets,
+    kinect_v1,
+    ntu,
+    parallel,
+    readers,
+    safe_pickle,
+    storage,
+)
+from skeletons.clip import InvalidClip
+from skeletons.layout import KINECT_V2
+from skeletons.parallel import in_parallel
+from skeletons.readers import open_input
+from skeletons.storage import read_labels, read_meta, split_files
 
 ROOT = Path(convert_data.__file__).parent
 
 
 def convert_to(out, *paths, dataset="ntu", padded=False, strict=False, **options):
     """Convert `paths` -> (out, meta.json's contents, faults)."""
-    metas, faults = convert(open_source(paths, dataset, **options), out, padded, strict)
+    metas, faults = convert(open_input(paths, dataset, **options), out, padded, strict)
     return out, metas, faults
 
 
@@ -73,7 +80,7 @@ def test_every_clip_lands_in_its_part(data, raw):
             assert all(in_training(name) == (part == "train") for name in names)
             assert labels == [int(name[-3:]) - 1 for name in names]
             assert meta["clips"][part] == len(names)
-            assert meta["performer"][part] == [int(name[9:12]) for name in names]
+            assert meta["subject"][part] == [int(name[9:12]) for name in names]
             assert meta["camera"][part] == [int(name[5:8]) for name in names]
             total += len(names)
         assert total == clips
@@ -85,7 +92,7 @@ def test_a_clip_keeps_its_frames(data, raw):
     array, names, _, counts = load(data / "xview", "val")
     start = 0
     for name, count in zip(names, counts, strict=True):
-        _, expected = recordings.parse_ntu((raw / f"{name}.skeleton").read_bytes(), "follow")
+        _, expected = ntu.parse_ntu((raw / f"{name}.skeleton").read_bytes(), "follow")
         stored = array[start : start + count]
         np.testing.assert_array_equal(stored[..., : expected.shape[-1]], expected)
         assert not stored[..., expected.shape[-1] :].any()
@@ -101,8 +108,8 @@ def test_data_that_leaves_the_cache_is_the_same(data, raw, tmp_path, monkeypatch
 def test_each_file_is_read_once(raw, tmp_path, monkeypatch):
     """The original parsed everything once per benchmark."""
     seen = []
-    read = sources._content
-    monkeypatch.setattr(sources, "_content", lambda *a: seen.append(a) or read(*a))
+    read = readers._content
+    monkeypatch.setattr(readers, "_content", lambda *a: seen.append(a) or read(*a))
     convert_to(tmp_path, raw)
     assert len(seen) == len(set(seen)) == len(list(raw.iterdir()))
 
@@ -110,12 +117,12 @@ def test_each_file_is_read_once(raw, tmp_path, monkeypatch):
 def test_ignored_clips_are_left_out(raw, tmp_path):
     names = sorted(path.stem for path in raw.iterdir())
     _, metas, _ = convert_to(tmp_path, raw, ignored=frozenset(names[:4]))
-    assert metas["xsub"]["left_out"] == 4
+    assert metas["xsub"]["excluded"] == 4
     assert sum(metas["xsub"]["clips"].values()) == len(names) - 4
 
 
 def test_ntu_120(tmp_path):
-    """Cross set-up splits by set-up, cross subject by 53 performers; NTU-60 leaves the rest out."""
+    """Cross set-up splits by set-up, cross subject by 53 subjects; NTU-60 leaves the rest out."""
     content = skeleton_text([[(1, standing())]])
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -126,9 +133,9 @@ def test_ntu_120(tmp_path):
     assert load(tmp_path / "120/xset", "train")[1] == ["S018C001P003R001A061", "S032C003P103R001A120"]
     assert load(tmp_path / "120/xsub", "val")[1:3] == (["S018C001P003R001A061"], [60])
     _, metas, faults = convert_to(tmp_path / "60", raw)
-    assert not faults and metas["xsub"]["left_out"] == 2
+    assert not faults and metas["xsub"]["excluded"] == 2
     assert metas["xsub"]["clips"] == {"train": 1, "val": 0}
-    assert len(recordings.NTU120_TRAINING_PERFORMERS) == 53
+    assert len(datasets.NTU120_TRAINING_PERFORMERS) == 53
 
 
 # --- Input forms ------------------------------------------------------------------------------------
@@ -197,7 +204,7 @@ def write_annotations(out, data, protocol):
 
 def write_own(out, data, separator=","):
     out.mkdir()
-    lines = [separator.join(("name", "label", "part", "performer"))]
+    lines = [separator.join(("name", "label", "part", "subject"))]
     for part in ("train", "val"):
         for name, label, frames in clips_of(data / "xsub", part):
             lines.append(separator.join((name, str(label), part, name[8:12])))
@@ -232,19 +239,19 @@ def test_every_form_gives_the_same_items(form, padded, raw, data, tmp_path):
     assert not faults
     benchmark = "own" if form.startswith("own") else "xsub"
     for part in ("train", "val"):
-        expected = Feeder(*part_files(data / "xsub", part), window_size=50)
-        found = Feeder(*part_files(out / benchmark, part), window_size=50)
-        stored = np.load(part_files(out / benchmark, part)[0], mmap_mode="r")
+        expected = Feeder(*split_files(data / "xsub", part), window_size=50)
+        found = Feeder(*split_files(out / benchmark, part), window_size=50)
+        stored = np.load(split_files(out / benchmark, part)[0], mmap_mode="r")
         assert stored.ndim == (5 if padded else 4)
         if padded:
-            longest = max(np.load(part_files(data / "xsub", p)[2]).max() for p in ("train", "val"))
+            longest = max(np.load(split_files(data / "xsub", p)[2]).max() for p in ("train", "val"))
             assert stored.shape[2] == (300 if benchmark == "xsub" else longest)
         if "npz" not in form:
             assert found.name == expected.name
-            known = read_meta(data / "xsub")["performer"][part]
-            assert metas[benchmark]["performer"][part] == known or form.startswith("own")
+            known = read_meta(data / "xsub")["subject"][part]
+            assert metas[benchmark]["subject"][part] == known or form.startswith("own")
         else:
-            assert "performer" not in metas[benchmark]
+            assert "subject" not in metas[benchmark]
         for a, b in zip(found[range(len(found))], expected[range(len(expected))], strict=True):
             assert (benchmark == "own" and a.dim() == 1) or torch.equal(a, b)
         if benchmark == "own":  # four classes of the sixty
@@ -276,10 +283,10 @@ def test_nw_ucla_as_a_folder(tmp_path):
     out, metas, faults = convert_to(tmp_path / "out", tmp_path, dataset="nw-ucla")
     assert metas["xview"]["clips"] == {"train": 1, "val": 1} and len(faults) == 1
     array, names, labels, _ = load(out / "xview", "train")
-    assert (names, labels, metas["xview"]["performer"]["train"]) == (["a12_s03_e01_v02"], [9], [3])
+    assert (names, labels, metas["xview"]["subject"]["train"]) == (["a12_s03_e01_v02"], [9], [3])
     np.testing.assert_allclose(array[..., 0], joints.swapaxes(1, 2), atol=1e-6)
     assert not array[..., 1].any()
-    (clip,) = (clip for clip in sources.read_clips(out / "xview", "nw-ucla") if clip.name == names[0])
+    (clip,) = (clip for clip in readers.read_clips(out / "xview", "nw-ucla") if clip.name == names[0])
     np.testing.assert_array_equal(clip.data, array)  # (meta.json is no recording)
 
 
@@ -304,7 +311,7 @@ def own(folder, table, channels=2, layout=STICK):
     return folder
 
 
-TABLE = "name,label,part,performer\na,jump,train,Ann\nb,run,train,Bob\nc,run,val,Ann\n"
+TABLE = "name,label,part,subject\na,jump,train,Ann\nb,run,train,Bob\nc,run,val,Ann\n"
 
 
 @pytest.mark.parametrize("channels", [2, 3])
@@ -312,12 +319,12 @@ def test_own_recordings_in_their_own_layout(channels, tmp_path):
     folder = own(tmp_path / "mine", TABLE, channels)
     out, metas, faults = convert_to(tmp_path / "out", folder)
     assert metas["own"]["classes"] == ["jump", "run"] and not faults
-    assert metas["own"]["performer"] == {"train": [1, 2], "val": [1]}
-    feeder = Feeder(*part_files(out / "own", "train"), window_size=9, origin_transfer="start",
+    assert metas["own"]["subject"] == {"train": [1, 2], "val": [1]}
+    feeder = Feeder(*split_files(out / "own", "train"), window_size=9, origin_transfer="start",
                     random_move=True, rand_rotate=0.5, rand_scale=0.1, rand_shear=0.1)  # fmt: skip
     assert feeder.layout.joints == tuple(STICK["joints"]) and feeder.layout.root == 0
     assert feeder[0][0].shape == (channels, 9, 6, 2) and feeder.label.tolist() == [0, 1]
-    still = feeder.without_randomness()
+    still = feeder.eval()
     expected = np.load(folder / "b.npy").transpose(2, 0, 1)
     found, expected = still[1][0][..., 0].numpy(), expected - expected[:, :1, :1]
     scale = np.linalg.norm(found) / np.linalg.norm(expected)
@@ -382,7 +389,7 @@ OWN_FAULTS = {
 @pytest.mark.parametrize("table, options, reason", OWN_FAULTS.values(), ids=OWN_FAULTS.keys())
 def test_own_recordings_that_do_not_fit(table, options, reason, tmp_path):
     with pytest.raises(ValueError, match=reason):
-        open_source([own(tmp_path / "mine", table, **options)])
+        open_input([own(tmp_path / "mine", table, **options)])
 
 
 def test_damaged_own_recordings_cost_themselves_only(tmp_path):
@@ -433,7 +440,7 @@ def test_a_damaged_file_costs_itself_only(tmp_path):
         (row,) = csv.DictReader(file)
     assert Path(row["file"]).name == NAME and row["where"] == "line 335" and "fields" in row["reason"]
     before = contents(out)
-    with pytest.raises(SkippedFile, match=f"1 of 2 clips are damaged.*\n.*{NAME}: line 335"):
+    with pytest.raises(InvalidClip, match=f"1 of 2 clips are damaged.*\n.*{NAME}: line 335"):
         convert_to(out, raw, strict=True)
     assert contents(out) == before
 
@@ -447,7 +454,7 @@ def test_other_things_in_the_folder(tmp_path):
     (tmp_path / "inside" / NAME.replace("C002", "C001")).write_bytes(good)
     (tmp_path / "inside" / NAME).write_bytes(good)
     with open(tmp_path / NAME.replace("P001", "P004"), "wb") as file:
-        file.truncate(sources.LARGEST_FILE + 1)
+        file.truncate(readers.MAX_FILE_BYTES + 1)
     os.mkfifo(tmp_path / NAME.replace("P001", "P005"))  # reading it would wait for ever
     (tmp_path / NAME.replace("P001", "P006")).symlink_to("nowhere")
     _, metas, faults = convert_to(tmp_path / "out", tmp_path)
@@ -471,11 +478,11 @@ def test_other_things_in_the_folder(tmp_path):
 
 def test_nothing_to_convert(tmp_path):
     with pytest.raises(FileNotFoundError, match="--data_path"):
-        open_source([tmp_path])
+        open_input([tmp_path])
     with pytest.raises(FileNotFoundError, match="gone does not exist"):
-        open_source([tmp_path / "gone"])
+        open_input([tmp_path / "gone"])
     (tmp_path / NAME).write_bytes(b"")
-    with pytest.raises(SkippedFile, match=f"1 of 1 clips.*\n.*{NAME}: empty"):
+    with pytest.raises(InvalidClip, match=f"1 of 1 clips.*\n.*{NAME}: empty"):
         convert_to(tmp_path / "out", tmp_path)
     assert not contents(tmp_path / "out")
 
@@ -495,7 +502,7 @@ def test_damaged_archives(raw, tmp_path):
     empty = tmp_path / "empty.zip"
     zipfile.ZipFile(empty, "w").close()
     with pytest.raises(FileNotFoundError, match=r"no \.skeleton files in .*empty\.zip"):
-        open_source([empty])
+        open_input([empty])
 
 
 def test_npz_of_something_else(data, tmp_path):
@@ -513,10 +520,10 @@ def test_npz_of_something_else(data, tmp_path):
     ):
         np.savez(path, **good | change)
         with pytest.raises(ValueError, match=reason):
-            open_source([path])
+            open_input([path])
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match="is damaged, or does not hold x_train"):
-        open_source([path])
+        open_input([path])
     content = bytearray((tmp_path / "good/NTU60_CS.npz").read_bytes())
     content[500_000] ^= 255
     path.write_bytes(content)
@@ -546,7 +553,7 @@ def test_annotations_that_do_not_fit(tmp_path):
         ([good], {"fold": ["a"]}, "split fold is neither"),
     ):
         with pytest.raises(ValueError, match=reason):
-            open_source([write(annotations, split)])
+            open_input([write(annotations, split)])
 
 
 def test_what_is_read_is_not_replaced(data, tmp_path):
@@ -554,7 +561,7 @@ def test_what_is_read_is_not_replaced(data, tmp_path):
         convert_to(data, data, padded=True)
     (tmp_path / "a.npz").touch()
     with pytest.raises(ValueError, match="converted alone"):
-        open_source([tmp_path / "a.npz", tmp_path])
+        open_input([tmp_path / "a.npz", tmp_path])
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -567,9 +574,9 @@ def test_malicious_pickles_are_refused(protocol, data, tmp_path):
     label = tmp_path / "padded/xsub/train_label.pkl"
     label.write_bytes(labels)
     for read in (
-        lambda: open_source([tmp_path / "x.pkl"]),
-        lambda: open_source([tmp_path / "padded"]),
-        lambda: Feeder(*part_files(tmp_path / "padded/xsub", "train")),
+        lambda: open_input([tmp_path / "x.pkl"]),
+        lambda: open_input([tmp_path / "padded"]),
+        lambda: Feeder(*split_files(tmp_path / "padded/xsub", "train")),
     ):
         with pytest.raises(ValueError, match=r"it holds a (posix|nt|os)\.mkdir object"):
             read()
@@ -618,7 +625,7 @@ HOSTILE = {
 def test_hostile_pickles_are_refused(content, tmp_path):
     (tmp_path / "x.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.pkl is no pickle of plain values"):
-        storage.read_pickle(tmp_path / "x.pkl")
+        safe_pickle.read_pickle(tmp_path / "x.pkl")
 
 
 def test_names_in_a_pickle_are_text(tmp_path):
@@ -637,7 +644,7 @@ def test_names_in_a_pickle_are_text(tmp_path):
 def test_a_pickle_cannot_reserve_memory(tmp_path):
     """Python's faster reader makes room for 2^32 entries at the word of these nine bytes."""
     (tmp_path / "x.pkl").write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
-    assert storage.read_pickle(tmp_path / "x.pkl") == []
+    assert safe_pickle.read_pickle(tmp_path / "x.pkl") == []
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -650,7 +657,7 @@ def test_plain_values_and_arrays_are_read(protocol, tmp_path):
         "text": np.array(["left", "rechts"]), "scalar": np.float32(1.5), "bytes": b"",
     }  # fmt: skip
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol))
-    found = storage.read_pickle(tmp_path / "x.pkl")
+    found = safe_pickle.read_pickle(tmp_path / "x.pkl")
     assert list(found) == list(value) and found["a"] == value["a"] and found["bytes"] == b""
     for key in ("big", "columns", "half", "none", "zero", "text", "scalar"):
         np.testing.assert_array_equal(found[key], value[key])
@@ -685,19 +692,19 @@ def test_archives_that_lie(tmp_path):
     assert "larger than 16 MiB" in reasons["4"]
     file = io.BytesIO()
     scipy.io.savemat(file, {"d_skel": np.zeros((20, 3, 300_000))}, do_compression=True)
-    with pytest.raises(SkippedFile, match="it is of shape"):
-        recordings.parse_utd_mhad(file.getvalue(), "follow")
+    with pytest.raises(InvalidClip, match="it is of shape"):
+        kinect_v1.parse_utd_mhad(file.getvalue(), "follow")
 
 
 def test_limits(tmp_path, monkeypatch, data):
     write_npz(tmp_path / "npz", data)
-    monkeypatch.setattr(sources, "MOST_CLIPS", 10)
+    monkeypatch.setattr(readers, "MAX_CLIPS", 10)
     with pytest.raises(ValueError, match="claims"):
-        open_source([tmp_path / "npz/NTU60_CS.npz"])
-    monkeypatch.setattr(sources, "MOST_CLIPS", 100)
-    monkeypatch.setattr(sources, "LARGEST_CLIP", 1000)
+        open_input([tmp_path / "npz/NTU60_CS.npz"])
+    monkeypatch.setattr(readers, "MAX_CLIPS", 100)
+    monkeypatch.setattr(readers, "MAX_CLIP_BYTES", 1000)
     with pytest.raises(ValueError, match="no plain array"):
-        open_source([tmp_path / "npz/NTU60_CS.npz"])
+        open_input([tmp_path / "npz/NTU60_CS.npz"])
 
 
 def test_names_of_benchmarks_stay_below_the_folder(tmp_path):
@@ -717,12 +724,12 @@ def test_nothing_replaces_something_only_by_something(data, tmp_path):
         ({}, "1 left out"),
     ):
         (tmp_path / "x.pkl").write_bytes(pickle.dumps({"split": split, "annotations": [annotation]}))
-        with pytest.raises(SkippedFile, match=reason):
+        with pytest.raises(InvalidClip, match=reason):
             convert_to(tmp_path / "out", tmp_path / "x.pkl")
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/S018C001P001R001A061.skeleton").touch()
     with pytest.raises(ValueError, match=r"all 1 .* left out.* another --dataset"):
-        open_source([tmp_path / "raw"])
+        open_input([tmp_path / "raw"])
 
 
 def test_ambiguous_input(raw, data, tmp_path):
@@ -730,19 +737,19 @@ def test_ambiguous_input(raw, data, tmp_path):
     write_padded(tmp_path / "a", data)
     write_padded(tmp_path / "b", data)
     with pytest.raises(ValueError, match="own is converted alone"):
-        open_source([raw, tmp_path / "own"])
+        open_input([raw, tmp_path / "own"])
     with pytest.raises(ValueError, match="are both xsub train: convert one alone"):
-        open_source([tmp_path / "a", tmp_path / "b"])
+        open_input([tmp_path / "a", tmp_path / "b"])
     for path in (tmp_path / "a/xsub").glob("val*"):
         path.with_name(path.name.replace("val", "test")).write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match="are both xsub val"):
-        open_source([tmp_path / "a"])
+        open_input([tmp_path / "a"])
     (tmp_path / "link").symlink_to(tmp_path / "b")
     with pytest.raises(ValueError, match="is what is read"):
         convert_to(tmp_path / "link", tmp_path / "b/../b")
     os.mkfifo(tmp_path / "x.zip")  # reading it would wait for ever
     with pytest.raises(ValueError, match="both"):
-        open_source([tmp_path / "x.zip", tmp_path / "a"])
+        open_input([tmp_path / "x.zip", tmp_path / "a"])
 
 
 def test_damaged_meta(data, tmp_path):
@@ -750,18 +757,18 @@ def test_damaged_meta(data, tmp_path):
     path = tmp_path / "xsub/meta.json"
     good = json.loads(path.read_text())
     for bad in ([], good | {"classes": 3}, good | {"classes": [1]}, good | {"camera": {"train": [1]}},
-                good | {"performer": {"train": [1], "val": []}}):  # fmt: skip
+                good | {"subject": {"train": [1], "val": []}}):  # fmt: skip
         path.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=r"meta\.json is damaged"):
-            open_source([tmp_path])
+            open_input([tmp_path])
 
 
 def test_rows_of_a_table(tmp_path):
-    own(tmp_path / "mine", "name,label,part,performer\n\na,jump,train,1\n\nb,run,west,Ann\n")
+    own(tmp_path / "mine", "name,label,part,subject\n\na,jump,train,1\n\nb,run,west,Ann\n")
     with pytest.raises(ValueError, match=r"clips.csv, line 5: part is 'west'"):
-        open_source([tmp_path / "mine"])
-    assert sources._numbered(["1", "", "Ann"]) == [1, 0, 2]
-    assert sources._numbered(["7", None, "3"]) == [7, 0, 3]
+        open_input([tmp_path / "mine"])
+    assert custom._numbered(["1", "", "Ann"]) == [1, 0, 2]
+    assert custom._numbered(["7", None, "3"]) == [7, 0, 3]
 
 
 def test_absence_is_no_movement():
@@ -770,7 +777,7 @@ def test_absence_is_no_movement():
     data = np.tile(rng.normal(size=(1, 3, 25, 3)), (40, 1, 1, 1))
     data[:, :, :, 1:] += rng.normal(0, 0.05, (40, 3, 25, 2))
     data[::2, :, :, 0] = 0
-    kept = sources.tidy(data)
+    kept = clip_stream.clean_clip(data)
     people = data[..., 1:].astype(np.float32)
     assert np.array_equal(kept, people) or np.array_equal(kept, people[..., ::-1])
 
@@ -896,11 +903,11 @@ def test_killed_at_any_step(at_once, two_versions, monkeypatch):
     earlier one is beside its place, and whoever looks for it is told."""
     here = two_versions
     if not at_once:
-        monkeypatch.setattr("storage.exchange", lambda *_: False)
-    elif not storage.exchange(here / "earlier", here / "new"):
+        monkeypatch.setattr("skeletons.storage.swap_directories", lambda *_: False)
+    elif not storage.swap_directories(here / "earlier", here / "new"):
         pytest.skip("this system or disk cannot exchange two folders at once")
     else:
-        storage.exchange(here / "earlier", here / "new")
+        storage.swap_directories(here / "earlier", here / "new")
     versions = []
     for name in ("earlier", "new"):
         convert_to(here / name / "out", here / name)
@@ -978,7 +985,7 @@ def test_two_conversions_into_one_folder(two_versions):
     out = two_versions / "out"
     child = os.fork()
     if child == 0:
-        sources.in_parallel = lambda *_: time.sleep(60)  # a slow one
+        parallel.in_parallel = lambda *_: time.sleep(60)  # a slow one
         with contextlib.suppress(BaseException):
             convert_to(out, two_versions / "earlier")
         os._exit(0)
@@ -1006,7 +1013,7 @@ def test_a_benchmark_that_cannot_be_put_in_its_place(two_versions, monkeypatch):
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails)
-    monkeypatch.setattr("storage.exchange", lambda *_: False)
+    monkeypatch.setattr("skeletons.storage.swap_directories", lambda *_: False)
     with pytest.raises(OSError, match=r"xview cannot be replaced, is it in use\?"):
         convert_to(out, two_versions / "new")
     assert contents(out / "xview") == before and not list(out.glob(".x*"))
@@ -1019,7 +1026,7 @@ def test_an_error_leaves_the_earlier_data(two_versions, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for place in ((storage.PartWriter, "add"), (storage.PartWriter, "finish")):
+    for place in ((storage.SplitWriter, "add"), (storage.SplitWriter, "finish")):
         with monkeypatch.context() as patch:
             patch.setattr(*place, full)
             with pytest.raises(OSError, match="No space"):
@@ -1061,12 +1068,12 @@ def test_the_official_splits_of_ntu(tmp_path):
         (raw / f"{name}.skeleton").write_bytes(content)
     ignored = frozenset(convert_data.MISSING_LIST.read_text().split())
     _, metas, _ = convert_to(tmp_path / "out", raw, ignored=ignored, jobs=2)
-    assert metas["xsub"]["left_out"] == 302
+    assert metas["xsub"]["excluded"] == 302
     assert metas["xsub"]["clips"] == {"train": 40091, "val": 16487}
     assert metas["xview"]["clips"] == {"train": 37646, "val": 18932}
 
 
-# Which performers were recorded in which setup (S001 to S017), and how often (replications).
+# Which subjects were recorded in which setup (S001 to S017), and how often (replications).
 # fmt: off
 RECORDED = {
     1: (1, 2, 3, 4, 5, 6, 7, 8),
@@ -1092,9 +1099,9 @@ RECORDED = {
 
 def ntu_names():
     return [
-        f"S{setup:03}C{camera:03}P{performer:03}R{replication:03}A{action:03}"
-        for setup, performers in RECORDED.items()
-        for performer in performers
+        f"S{setup:03}C{camera:03}P{subject:03}R{replication:03}A{action:03}"
+        for setup, subjects in RECORDED.items()
+        for subject in subjects
         for camera in (1, 2, 3)
         for replication in (1, 2)
         for action in range(1, 61)

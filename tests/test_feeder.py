@@ -7,11 +7,12 @@ import torch
 from helpers import Malicious
 from torch.utils.data import DataLoader
 
-from bodies import Bodies
-from feeder import ORIGINS, Feeder, body_axes, first_pose
+from feeder import REFERENCE_FRAMES, Feeder
 from model import TwoStreamRNN
-from skeleton import KINECT_V1, KINECT_V2, Layout
-from transforms import apply, rotation
+from skeletons.batch import BodyBatch
+from skeletons.layout import KINECT_V1, KINECT_V2, Layout
+from skeletons.preprocess import body_axes, first_pose
+from skeletons.transforms import apply, rotation
 
 RAW = {"origin_transfer": "none", "normalization": False}
 AUGMENTED = {
@@ -47,7 +48,7 @@ def test_an_item(paths):
     assert len(feeder) == 5 and feeder.name[3] == "clip3"
 
 
-@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("origin", REFERENCE_FRAMES)
 def test_one_clip_equals_the_same_clip_in_a_batch(paths, origin):
     feeder = Feeder(*paths, window_size=64, origin_transfer=origin)
     data, labels = feeder[range(5)]
@@ -130,7 +131,7 @@ def test_other_proportions(paths):
     the root stays where it was, and tests are not touched."""
     options = {"origin_transfer": "none", "normalization": False, "rand_bones": 0.2}
     feeder = Feeder(*paths, **options)
-    plain = feeder.without_randomness()[0][0][..., 0]  # (C, T, V)
+    plain = feeder.eval()[0][0][..., 0]  # (C, T, V)
     changed = feeder[0][0][..., 0]
     assert torch.equal(plain, Feeder(*paths, **options | {"rand_bones": 0.0})[0][0][..., 0])
     root = KINECT_V2.root
@@ -161,7 +162,7 @@ def test_random_options_vary_and_a_generator_repeats_them(paths):
     assert torch.equal(*drawn)
 
 
-@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("origin", REFERENCE_FRAMES)
 @pytest.mark.parametrize("normalization", [False, True])
 def test_absent_bodies_stay_exactly_zero(paths, origin, normalization):
     """In the original they were moved to minus the first body's centre."""
@@ -176,7 +177,7 @@ def test_absent_bodies_stay_exactly_zero(paths, origin, normalization):
 @pytest.mark.parametrize("options", [AUGMENTED, {"crop_resize": False, "random_valid_choose": True}])
 def test_without_randomness_is_how_a_test_is_fed(paths, options):
     feeder = Feeder(*paths, window_size=50, **options)
-    still = feeder.without_randomness()
+    still = feeder.eval()
     resized = options.get("crop_resize", True)
     plain = Feeder(*paths, window_size=50 if resized else 0, crop_resize=resized)
     assert torch.equal(still[range(5)][0], plain[range(5)][0])
@@ -278,7 +279,8 @@ def test_window_zero_is_the_longest_clip(paths):
 def test_origins(paths):
     root = KINECT_V2.root
     data = {
-        o: Feeder(*paths, window_size=60, origin_transfer=o, normalization=False)[3][0] for o in ORIGINS
+        o: Feeder(*paths, window_size=60, origin_transfer=o, normalization=False)[3][0]
+        for o in REFERENCE_FRAMES
     }
     raw = data["none"]
     assert torch.equal(
@@ -322,7 +324,7 @@ def test_first_pose_is_of_the_body_that_is_seen_first(clips):
     clip = torch.from_numpy(clips[3]).permute(1, 0, 2, 3)[None].clone()
 
     def pose():
-        bodies = Bodies.of(clip)
+        bodies = BodyBatch.of(clip)
         return first_pose(bodies, (bodies.joints != 0).any(3).any(1))[0]
 
     assert torch.equal(pose(), clip[0, :, 0, :, 0])

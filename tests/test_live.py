@@ -3,12 +3,15 @@ import pytest
 import torch
 from test_model import GENERAL, SMALL
 
-import engine
 import train
 from feeder import Feeder
+from layers import POOLINGS
 from live import Recognizer
-from model import POOLINGS, SPATIAL, TEMPORAL, TwoStreamRNN
-from storage import part_files
+from model import SPATIAL, TEMPORAL, TwoStreamRNN
+from skeletons.storage import split_files
+from training import engine
+from training.checkpoint import build_model, load_checkpoint
+from training.loader import make_loader
 
 FEEDING = {"origin_transfer": "view", "normalization": "start", "crop_resize": False, "window_size": 0}
 OPTIONS = GENERAL | {"view_units": 0, "causal": True, "spatial_window": 9, "spatial_stride": 4}
@@ -83,13 +86,13 @@ def test_a_trained_network_answers_live_as_in_its_test(data, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     small = {"units": 8, "part_units": 4, "layers": 2, "window_layers": 1, "embedding": 4, "epochs": 1}
     folder = train.main(
-        train.Config(data=str(data / "xview"), **train.SETTINGS["live"] | small, device="cpu")
+        train.Config(data=str(data / "xview"), **train.PRESETS["live"] | small, device="cpu")
     )
     recognizer = Recognizer.load(folder / "last.pt")
-    checkpoint = engine.load_checkpoint(folder / "last.pt")
-    feeder = Feeder(*part_files(data / "xview", "val"), **checkpoint["feeding"])
-    batches = engine.loader(feeder, range(len(feeder)), 5)
-    posterior = engine.evaluate(engine.build_model(checkpoint), batches, "cpu")[1][:, 2]
+    checkpoint = load_checkpoint(folder / "last.pt")
+    feeder = Feeder(*split_files(data / "xview", "val"), **checkpoint["feeding"])
+    batches = make_loader(feeder, range(len(feeder)), 5)
+    posterior = engine.evaluate(build_model(checkpoint), batches, "cpu")[1][:, 2]
     frames, counts = (np.load(data / "xview" / f"val_{end}.npy") for end in ("data", "num_frame"))
     for i, clip in enumerate(np.split(frames, counts.cumsum()[:-1])):
         recognizer.reset()

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import model as model_module
-from model import POOLINGS, SPATIAL, TEMPORAL, Scores, TwoStreamRNN
-from skeleton import KINECT_V1, KINECT_V2, Layout
+from layers import POOLINGS
+from model import SPATIAL, TEMPORAL, Logits, TwoStreamRNN
+from skeletons.layout import KINECT_V1, KINECT_V2, Layout
 
 SMALL = {"units": 8, "part_units": 4, "spatial_window": 10, "dropout": 0.0}
 GENERAL = {
@@ -181,7 +182,7 @@ def test_a_temporal_part_reads_its_own_joints():
 
 
 def test_last_pooling_is_where_each_direction_has_read_everything():
-    reader = model_module.Reader(3, 4, 1, True, pooling="last").eval()
+    reader = model_module.LSTMEncoder(3, 4, 1, True, pooling="last").eval()
     sequence = torch.randn(2, 9, 3)
     _, (state, _) = reader.layers[0](sequence)
     torch.testing.assert_close(reader(sequence), state.transpose(0, 1).flatten(1))
@@ -199,7 +200,7 @@ def test_dropout_stands_between_the_layers_of_both_streams(temporal):
 
 def test_fusion_is_the_weighted_mean_of_posteriors():
     model = build()
-    scores = Scores(torch.randn(5, 7), torch.randn(5, 7))
+    scores = Logits(torch.randn(5, 7), torch.randn(5, 7))
     assert model.temporal_weight == 0.5
     model.temporal_weight = 0.9
     expected = 0.9 * scores.temporal.softmax(1) + 0.1 * scores.spatial.softmax(1)

@@ -8,8 +8,11 @@ import pytest
 import scipy.io
 from helpers import NAME, plain_parse, skeleton_text, standing
 
-import recordings
-from recordings import DATASETS, SkippedFile, follow_bodies, parse_skeleton, sensor_order
+from skeletons import ntu
+from skeletons.clip import InvalidClip
+from skeletons.datasets import DATASETS
+from skeletons.ntu import parse_skeleton
+from skeletons.tracking import sensor_order, track_bodies
 
 NTU = DATASETS["ntu"]
 
@@ -22,7 +25,7 @@ def test_coordinates_equal_those_of_a_plain_parser(raw):
         assert frame_of.tolist() == [t for t, _, _ in expected]
         assert ids.tolist() == [body_id for _, body_id, _ in expected]
         assert joints.tolist() == [body for _, _, body in expected]  # to the last bit
-        assert recordings._parse_regular(content) is not None  # the fast way was taken
+        assert ntu._parse_regular(content) is not None  # the fast way was taken
 
 
 @pytest.mark.parametrize("newline", ["\r\n", "\n"])
@@ -37,8 +40,8 @@ def test_numbers_of_every_form(newline):
         forms.append("0.25")
     bodies = np.array(forms).reshape(-1, 25, 3)
     content = skeleton_text([[(72057594037931691, body)] for body in bodies], newline=newline)
-    assert recordings._parse_regular(content) is not None
-    for _, ids, joints in (parse_skeleton(content), recordings._parse_lines(content)):
+    assert ntu._parse_regular(content) is not None
+    for _, ids, joints in (parse_skeleton(content), ntu._parse_lines(content)):
         expected = np.array([float(form) for form in forms])
         np.testing.assert_array_equal(joints.ravel(), expected)
         np.testing.assert_array_equal(np.signbit(joints.ravel()), np.signbit(expected))
@@ -90,21 +93,21 @@ BAD = {
     lambda text: text[:-1],
 ])  # fmt: skip
 def test_the_fast_way_is_for_regular_files_only(change):
-    assert recordings._parse_regular(GOOD) is not None
-    assert recordings._parse_regular(change(GOOD)) is None
+    assert ntu._parse_regular(GOOD) is not None
+    assert ntu._parse_regular(change(GOOD)) is None
 
 
 @pytest.mark.parametrize("content, reason", BAD.values(), ids=BAD.keys())
 def test_a_damaged_file_says_where(content, reason):
-    with pytest.raises(SkippedFile, match=reason):
+    with pytest.raises(InvalidClip, match=reason):
         NTU.read(NAME.removesuffix(".skeleton"), content)
 
 
 def test_names_that_are_none():
     content = skeleton_text([[(1, standing())]])
-    with pytest.raises(SkippedFile, match="the name is not of the form"):
+    with pytest.raises(InvalidClip, match="the name is not of the form"):
         NTU.read("walk", content)
-    with pytest.raises(SkippedFile, match="action 61 is not one of the 60"):
+    with pytest.raises(InvalidClip, match="action 61 is not one of the 60"):
         NTU.read("S001C001P001R001A061", content)
     assert DATASETS["ntu120"].read("S018C001P041R001A061", content).label == 60
 
@@ -112,7 +115,7 @@ def test_names_that_are_none():
 # --- Bodies -----------------------------------------------------------------------------------------
 
 
-def follow(bodies, rule=follow_bodies):
+def follow(bodies, rule=track_bodies):
     """The bodies of a clip in the slots that are in use."""
     data = rule(*parse_skeleton(skeleton_text(bodies)))
     assert data.shape[-1] == 2
@@ -229,7 +232,7 @@ def test_nw_ucla():
         ).encode()
 
     clip = read("a12_s03_e01_v02", content())
-    assert (clip.name, clip.label, clip.performer, clip.camera) == ("a12_s03_e01_v02", 9, 3, 2)
+    assert (clip.name, clip.label, clip.subject, clip.camera) == ("a12_s03_e01_v02", 9, 3, 2)
     np.testing.assert_allclose(clip.data[..., 0], joints.swapaxes(1, 2), atol=1e-6)
     for damaged, reason in {
         content(skeletons=joints[:, :5].tolist()): "joints of shape",
@@ -240,9 +243,9 @@ def test_nw_ucla():
         b"[" * 100000: "not JSON",
         b'{"label": 1}': "not JSON with label and skeletons",
     }.items():
-        with pytest.raises(SkippedFile, match=reason):
+        with pytest.raises(InvalidClip, match=reason):
             read("a12_s03_e01_v02", damaged)
-    with pytest.raises(SkippedFile, match="the name is not"):
+    with pytest.raises(InvalidClip, match="the name is not"):
         read("a12_s03", content())
 
 
@@ -262,10 +265,10 @@ def test_utd_mhad_joints_are_put_into_the_layout_s_order():
         return file.getvalue()
 
     clip = dataset.read("a27_s2_t4_skeleton", content(joints))
-    assert (clip.name, clip.label, clip.performer) == ("a27_s2_t4", 26, 2)
+    assert (clip.name, clip.label, clip.subject) == ("a27_s2_t4", 26, 2)
     assert clip.data[0, 0, :, 0].tolist() == list(range(1, 21))
     cells = np.empty((20, 3, 4), object)
     cells[:] = "x"
     for damaged in (content(cells), b"not a mat file" * 30, b"", content(joints)[:-100]):
-        with pytest.raises(SkippedFile):
+        with pytest.raises(InvalidClip):
             dataset.read("a27_s2_t4_skeleton", damaged)

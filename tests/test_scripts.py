@@ -18,12 +18,11 @@ import PIL.Image
 import pytest
 import studies
 
-import engine
 import predict
-import skeleton
-import sources
 import train
 from model import SPATIAL, TEMPORAL
+from skeletons import layout, readers
+from training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,7 +69,7 @@ def picture(path):
 
 
 def test_synthesize(tmp_path):
-    done = run(tmp_path, "synthesize.py", "--actions", 7, "--performers", 1, "--replications", 1)
+    done = run(tmp_path, "synthesize.py", "--actions", 7, "--subjects", 1, "--replications", 1)
     assert "3 files in demo/raw" in done.stdout
     assert len(list((tmp_path / "demo/raw").glob("*.skeleton"))) == 3
     again = run(tmp_path, "synthesize.py", "--actions", 7, fails=True)
@@ -204,7 +203,7 @@ def test_the_report_of_a_test(trained, workplace):
         assert (column == label).mean() == pytest.approx(record["results"][stream]["accuracy"])
     with open(trained / "best_predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    classes = engine.load_checkpoint(trained / "best.pt")["classes"]
+    classes = load_checkpoint(trained / "best.pt")["classes"]
     assert [row["clip"] for row in rows] == saved["name"].tolist()
     assert [row["predicted"] for row in rows] == [classes[i] for i in predicted[:, 2]]
     wrong = [(classes[a], classes[b]) for a, b in zip(label, predicted[:, 2], strict=True) if a != b]
@@ -235,7 +234,7 @@ def test_the_report_of_a_test(trained, workplace):
     assert alone["over_weight"].keys() == {"weights", "test"}
     meta = json.loads((workplace / "sent/meta.json").read_text(encoding="utf-8"))
     meta["clips"]["val"] -= 1
-    for field in ("camera", "performer"):
+    for field in ("camera", "subject"):
         meta[field]["val"].pop()
     (workplace / "sent/meta.json").write_text(json.dumps(meta))
     done = run(workplace, "test.py", trained / "best.pt", "--data", "sent", fails=True)
@@ -267,9 +266,9 @@ def test_predict_says_of_a_raw_file_what_the_test_says(trained, workplace, raw):
     predictor = predict.Predictor(trained / "best.pt", "cpu")
     for i, name in enumerate(saved["name"]):
         shutil.copy(raw / f"{name}.skeleton", workplace / "mine.skeleton")
-        (clip,) = sources.read_clips(workplace / "mine.skeleton")
+        (clip,) = readers.read_clips(workplace / "mine.skeleton")
         np.testing.assert_allclose(predictor([clip])[0], saved["posterior"][i, 2], atol=1e-6)
-    clips = list(sources.read_clips(workplace / "NTU-RGB-D/xview"))
+    clips = list(readers.read_clips(workplace / "NTU-RGB-D/xview"))
     said = dict(zip([clip.name for clip in clips], predictor(clips), strict=True))
     assert len(said) == 36
     for name, posterior in zip(saved["name"], saved["posterior"], strict=True):
@@ -294,7 +293,7 @@ def test_predict(trained, workplace, raw):
 
 def test_predict_from_arrays(trained, workplace, raw):
     predictor = predict.Predictor(trained / "best.pt", "cpu")
-    (clip,) = sources.read_clips(raw / "S002C002P001R001A058.skeleton")
+    (clip,) = readers.read_clips(raw / "S002C002P001R001A058.skeleton")
     expected = predictor([clip])
     padded = np.zeros((2, *clip.data.swapaxes(0, 1).shape), np.float32)
     padded[1] = clip.data.swapaxes(0, 1)
@@ -302,17 +301,17 @@ def test_predict_from_arrays(trained, workplace, raw):
     forms = {"people": clip.data.transpose(3, 0, 2, 1), "padded": padded}
     for name, array in forms.items():
         np.save(workplace / f"{name}.npy", array)
-        *faults, found = sources.read_clips(workplace / f"{name}.npy")
+        *faults, found = readers.read_clips(workplace / f"{name}.npy")
         np.testing.assert_allclose(predictor([found]), expected, atol=1e-6)
     assert found.name == "padded 1" and faults[0].reason == "no body in any frame"
     one = clip.data[..., :1]
     np.save(workplace / "one.npy", one[..., 0].swapaxes(1, 2))
-    (found,) = sources.read_clips(workplace / "one.npy")
+    (found,) = readers.read_clips(workplace / "one.npy")
     np.testing.assert_array_equal(found.data[..., :1], one)
     other = replace(clip, label=99)  # of a data set with more classes
     np.testing.assert_allclose(predictor([other]), expected, atol=1e-6)
     np.save(workplace / "none.npy", padded[:0])
-    (fault,) = sources.read_clips(workplace / "none.npy")
+    (fault,) = readers.read_clips(workplace / "none.npy")
     assert "no clip in it" in fault.reason
 
 
@@ -340,7 +339,7 @@ def test_predict_a_stream(trained, workplace, raw):
     checkpoint = ("--checkpoint", "checkpoints/live/best.pt")
     file = raw / "S002C002P001R001A058.skeleton"
     replayed = run(workplace, "predict.py", file, "--stream", "--fps", 0, *checkpoint).stdout
-    (clip,) = sources.read_clips(file)
+    (clip,) = readers.read_clips(file)
     lines = [" ".join(map(str, frame.transpose(2, 1, 0).flatten())) for frame in clip.data]
     piped = run(workplace, "predict.py", "--stream", *checkpoint, stdin="\n".join(lines))
     assert replayed.splitlines()[1:] == piped.stdout.splitlines() and len(lines) > 20
@@ -369,7 +368,7 @@ def test_export(temporal, spatial, workplace, tmp_path):
     assert len(differences) == 2 and max(differences) < 1e-5
     assert "4 random clips" in done and "12 test clips, fed by Feeder" in done
     properties = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
-    assert properties["classes"] == engine.load_checkpoint(checkpoint)["classes"]
+    assert properties["classes"] == load_checkpoint(checkpoint)["classes"]
 
 
 def test_export_writes_nothing_that_was_not_compared(trained, workplace):
@@ -441,7 +440,7 @@ def test_importing_does_nothing(tmp_path):
 def test_tables_are_made_from_records(tmp_path):
     """benchmarks/tables.py: seeds are a row, with mean and spread, also at several commits; another
     setting is another row."""
-    small = train.SETTINGS["small"] | {"name": "x", "data": "A/xview"}
+    small = train.PRESETS["small"] | {"name": "x", "data": "A/xview"}
     runs = [(0, 0.8, {}), (1, 0.9, {}), (0, 0.5, {"scale": 0.3}), (0, 0.6, {"spatial": "chain"})]
     runs += [runs[1], (1, 0.7, {})]  # a second record of the same run; the same of another commit
     paths = []
@@ -466,20 +465,20 @@ def test_tables_are_made_from_records(tmp_path):
 def test_the_ablation_is_complete():
     """benchmarks/studies.py: the ingredients are all that makes `paper` into `full`."""
     known = asdict(train.Config()) | {"temporal": "stacked", "spatial": "chain"}
-    paper, small, full = (known | train.SETTINGS[name] for name in studies.ABLATED)
-    fields = [field for some in studies.INGREDIENTS.values() for field in some]
+    paper, small, full = (known | train.PRESETS[name] for name in studies.ABLATED)
+    fields = [field for some in studies.COMPONENTS.values() for field in some]
     differing = {field for field in full if (paper[field], small[field]) != (full[field],) * 2}
     assert sorted(fields) == sorted(differing - {"epochs"})
     made = dict(studies.ablation(studies.ABLATED, {"batch_size": 16}))
     for setting, rows in (("paper", 1), ("small", 0), ("full", 1)):
-        rows += len(studies.INGREDIENTS)
+        rows += len(studies.COMPONENTS)
         assert [label.split()[0] for label in made].count(setting) == rows
     assert dict(studies.ablation(["full"])).items() <= made.items()
     assert made["small with dropout"]["input_dropout"] == full["input_dropout"] != 0
     assert made["full without dropout"]["input_dropout"] == 0
     assert made["paper"] == paper | {"batch_size": 16}
     for config in made.values():  # they fit together
-        train.TwoStreamRNN(skeleton.KINECT_V2, 10, **train.network(train.Config(**config)))
+        train.TwoStreamRNN(layout.KINECT_V2, 10, **train.network(train.Config(**config)))
         assert config["spatial_window"] <= config["window"]
 
 
@@ -495,7 +494,7 @@ def test_an_ablation_keeps_to_one_batch_size(tmp_path):
 
 
 def test_studies_leave_records(workplace):
-    """Of the test part, or of a held-out camera or performer; a run that has its record is not made
+    """Of the test part, or of a held-out camera or subject; a run that has its record is not made
     again."""
     short = ["--data", "NTU-RGB-D/xview", "--epochs", "1", "--jobs", "2"]
     one = ["combinations", "--settings", "small", "--temporal", "stacked", "--spatial", "chain"]
@@ -517,7 +516,7 @@ def test_studies_leave_records(workplace):
         "NTU-RGB-D/xview",
         "NTU-RGB-D/xview",
         "NTU-RGB-D/xview, camera 2 held out",
-        "NTU-RGB-D/xview, performers held out",
+        "NTU-RGB-D/xview, subjects held out",
     ]
 
 

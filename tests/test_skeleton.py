@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from skeleton import KINECT_V2, LAYOUTS, Layout, class_names
+from skeletons.layout import KINECT_V2, LAYOUTS, Layout, class_names
 
 HAND_DRAWN = Layout(  # neither Kinect: other sizes, other numbering
     "hand-drawn",

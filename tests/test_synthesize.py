@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import convert_data
-import recordings
 import synthesize
-from skeleton import KINECT_V2, class_names
+from skeletons import ntu
+from skeletons.layout import KINECT_V2, class_names
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?(E[-+]\d\d)?")
 
@@ -35,7 +35,7 @@ def test_actions_are_ntu_s_with_pairs_cameras_and_performers():
     assert len(pairs) >= 3 and "handshaking" in pairs
     assert all(50 <= a <= 60 for a, action in synthesize.ACTIONS.items() if action.partner)
     assert np.diff(sorted(synthesize.CAMERA_ANGLES.values())).tolist() == [45, 45]
-    sizes = {synthesize.Performer(number).size for number in range(1, 9)}
+    sizes = {synthesize.Subject(number).size for number in range(1, 9)}
     assert len(sizes) == 8
 
 
@@ -50,7 +50,7 @@ def test_no_name_is_on_the_list_of_missing_skeletons():
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
-        synthesize.synthesize(tmp_path / folder, [10], performers=1, replications=1, seed=seed)
+        synthesize.synthesize(tmp_path / folder, [10], subjects=1, replications=1, seed=seed)
     name = "S002C001P001R001A010.skeleton"
     a, b, c = ((tmp_path / folder / name).read_bytes() for folder in "abc")
     assert a == b != c
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("action", synthesize.ACTIONS)
 def test_bodies_keep_their_bones_and_stand_on_the_floor(action):
-    people = [synthesize.Performer(1), synthesize.Performer(2)]
+    people = [synthesize.Subject(1), synthesize.Subject(2)]
     rng = np.random.default_rng(action)
     bodies = synthesize.perform(synthesize.ACTIONS[action], people, 1, rng)
     assert len(bodies) == (2 if synthesize.ACTIONS[action].partner else 1)
@@ -74,7 +74,7 @@ def test_bodies_keep_their_bones_and_stand_on_the_floor(action):
 
 def test_cameras_stand_45_degrees_apart():
     body = synthesize.perform(
-        synthesize.ACTIONS[31], [synthesize.Performer(1)], 1, np.random.default_rng(0)
+        synthesize.ACTIONS[31], [synthesize.Subject(1)], 1, np.random.default_rng(0)
     )[0]
     shoulders = []
     for angle in (-45, 0, 45):
@@ -89,10 +89,10 @@ def test_cameras_stand_45_degrees_apart():
 
 def test_the_sensor_s_faults_occur(tmp_path):
     """Lost frames, changed IDs, swapped lists and ghosts, in some clips of a handful."""
-    synthesize.synthesize(tmp_path, [10, 58], performers=8, replications=1)
+    synthesize.synthesize(tmp_path, [10, 58], subjects=8, replications=1)
     lost = changed = swapped = ghosts = 0
     for path in tmp_path.iterdir():
-        frame_of, ids, _ = recordings.parse_skeleton(path.read_bytes())
+        frame_of, ids, _ = ntu.parse_skeleton(path.read_bytes())
         people = 2 if "A058" in path.name else 1
         counts = np.bincount(frame_of)
         lost += (counts == 0).any()

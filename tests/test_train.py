@@ -17,11 +17,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import engine
 import train
 from feeder import Feeder
-from model import Reader, Scores, TwoStreamRNN
-from storage import part_files, read_meta
+from layers import LSTMEncoder
+from model import Logits, TwoStreamRNN
+from skeletons.storage import read_meta, split_files
+from training import engine
+from training.checkpoint import build_model, load_checkpoint, save_checkpoint
+from training.loader import make_loader
 
 ROOT = Path(train.__file__).parent
 TINY = {
@@ -47,7 +50,7 @@ def log_of(folder):
 
 
 def load(folder, name="last.pt"):
-    return engine.load_checkpoint(folder / name)
+    return load_checkpoint(folder / name)
 
 
 def same(one, two):
@@ -63,7 +66,7 @@ def test_the_default_is_the_published_run():
     )
     assert (config.batch_size, config.learning_rate, config.epochs) == (256, 0.001, 300)
     assert (config.milestones, config.gamma, config.window) == ((100, 160, 220), 0.5, 100)
-    assert train.SETTINGS["paper"] == {}
+    assert train.PRESETS["paper"] == {}
 
 
 def test_a_run_needs_no_test_part_and_leaves_everything_behind(config):
@@ -176,7 +179,7 @@ def test_resuming_after_a_stop_while_saving(config, monkeypatch, held_out, stopp
     monkeypatch.setattr(train, "SAVING", 1e9)
     config = replace(config, held_out=held_out)
     whole = train.main(config)
-    save = engine.save_checkpoint
+    save = save_checkpoint
 
     def interrupted(path, contents):
         if contents["epoch"] == 3 and stopped_at == "log.jsonl":
@@ -199,7 +202,7 @@ def test_where_saving_takes_too_long_not_every_epoch_is_saved(config, monkeypatc
     """And a run that dies between goes on with what was saved."""
     monkeypatch.setattr(train, "SAVING", 1e-9)
     config = replace(config, held_out=0.0)
-    saved, save = [], engine.save_checkpoint
+    saved, save = [], save_checkpoint
 
     def spy(path, contents):
         saved.append((path.name, contents["epoch"]))
@@ -222,7 +225,7 @@ def test_who_is_trained_on_and_who_chooses_the_best(config, monkeypatch):
     """The clips and the feeding of each loader: people held out are never trained on, and they are
     fed as in a test."""
     loaders = []
-    loader = engine.loader
+    loader = make_loader
 
     def spy(feeder, clips, batch_size, generator=None, *rest):
         loaders.append((feeder, list(clips), generator))
@@ -233,24 +236,24 @@ def test_who_is_trained_on_and_who_chooses_the_best(config, monkeypatch):
         replace(config, epochs=1, crop=(0.7, 0.9), rotate=(0.1, 0.2, 0.3), scale=0.05, shear=0.02)
     )
     (feeder, trained, shuffled), (still, held_out, held_out_shuffled) = loaders
-    performers = read_meta(config.data)["performer"]["train"]
-    assert (trained, held_out) == train.hold_out(performers, config.held_out, config.seed)
+    subjects = read_meta(config.data)["subject"]["train"]
+    assert (trained, held_out) == train.hold_out(subjects, config.held_out, config.seed)
     assert held_out and not set(trained) & set(held_out)
     assert shuffled and not held_out_shuffled
     assert feeder.window == {"share": (0.7, 0.9), "cut": (0, 1)}
     assert feeder.transform == {"rotate": (0.1, 0.2, 0.3), "scale": 0.05, "sheared": 0.02}
-    assert torch.equal(still[held_out][0], feeder.without_randomness()[held_out][0])
+    assert torch.equal(still[held_out][0], feeder.eval()[held_out][0])
     assert not torch.equal(feeder[held_out][0], still[held_out][0])
 
 
 def test_a_shuffled_loader_gives_every_clip_once_in_another_order(data):
-    feeder = Feeder(*part_files(data / "xview", "train"), window_size=4)
+    feeder = Feeder(*split_files(data / "xview", "train"), window_size=4)
     feeder.label = torch.arange(len(feeder))
     clips = list(range(3, 24))
-    shuffled = engine.loader(feeder, clips, 5, torch.Generator().manual_seed(0))
+    shuffled = make_loader(feeder, clips, 5, torch.Generator().manual_seed(0))
     first, second = (torch.cat([label for _, label in shuffled]).tolist() for _ in range(2))
     assert sorted(first) == sorted(second) == clips != first != second
-    in_order = torch.cat([label for _, label in engine.loader(feeder, clips, 5)])
+    in_order = torch.cat([label for _, label in make_loader(feeder, clips, 5)])
     assert in_order.tolist() == clips
 
 
@@ -277,9 +280,9 @@ def test_both_streams_learn(config):
     last = log_of(folder)[-1]["train"]
     assert min(last[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
     checkpoint = load(folder)
-    feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
-    batches = engine.loader(feeder, range(len(feeder)), 8)
-    results = engine.evaluate(engine.build_model(checkpoint), batches, "cpu")[0]
+    feeder = Feeder(*split_files(config.data, "train"), **checkpoint["feeding"])
+    batches = make_loader(feeder, range(len(feeder)), 8)
+    results = engine.evaluate(build_model(checkpoint), batches, "cpu")[0]
     assert min(results[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
 
 
@@ -301,7 +304,7 @@ def test_config_and_model_have_the_same_defaults():
 
 def test_the_longest_clip_of_the_training_part_is_the_window_everywhere(config):
     checkpoint = load(train.main(replace(config, window=0, epochs=1)))
-    longest = Feeder(*part_files(config.data, "train")).num_frame.max()
+    longest = Feeder(*split_files(config.data, "train")).num_frame.max()
     assert checkpoint["feeding"]["window_size"] == longest
 
 
@@ -310,11 +313,11 @@ def test_a_checkpoint_rebuilds_the_model(config):
     assert {"epoch", "optimizer", "scheduler", "random", "best", "config", "commit", "version"} <= set(
         checkpoint
     )
-    feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
-    batches = engine.loader(feeder, range(len(feeder)), 7)
-    model = engine.build_model(checkpoint)
+    feeder = Feeder(*split_files(config.data, "train"), **checkpoint["feeding"])
+    batches = make_loader(feeder, range(len(feeder)), 7)
+    model = build_model(checkpoint)
     first, posterior, label = engine.evaluate(model, batches, "cpu")
-    again, _, _ = engine.evaluate(engine.build_model(checkpoint), batches, "cpu")
+    again, _, _ = engine.evaluate(build_model(checkpoint), batches, "cpu")
     assert first == again
     assert posterior.shape == (len(feeder), 3, 60) and label.tolist() == feeder.label.tolist()
 
@@ -352,11 +355,11 @@ def test_without_held_out_clips_best_is_the_last_epoch(config):
 def test_metrics_count_every_clip_once(config):
     """Deterministic and complete: equal whatever the batches, no last batch dropped."""
     checkpoint = load(train.main(replace(config, epochs=1)))
-    feeder = Feeder(*part_files(config.data, "train"), **checkpoint["feeding"])
-    model = engine.build_model(checkpoint)
+    feeder = Feeder(*split_files(config.data, "train"), **checkpoint["feeding"])
+    model = build_model(checkpoint)
     results = []
     for size in (5, 7, 100):
-        batches = engine.loader(feeder, range(len(feeder)), size)
+        batches = make_loader(feeder, range(len(feeder)), size)
         result, posterior, label = engine.evaluate(model, batches, "cpu")
         assert len(label) == len(feeder)
         results.append(result)
@@ -377,8 +380,8 @@ def test_metrics_by_hand():
 
     metrics = engine.Metrics(Halves, "cpu")
     sure, even = torch.tensor([[50.0, 0, 0]]), torch.zeros(1, 3)
-    metrics.add(Scores(sure, even), torch.tensor([0]))
-    metrics.add(Scores(sure, sure), torch.tensor([2]))
+    metrics.add(Logits(sure, even), torch.tensor([0]))
+    metrics.add(Logits(sure, sure), torch.tensor([2]))
     results = metrics.results()
     assert results["temporal"]["accuracy"] == 0.5
     assert results["spatial"]["loss"] == pytest.approx((math.log(3) - math.log(1e-12)) / 2, rel=1e-4)
@@ -386,13 +389,13 @@ def test_metrics_by_hand():
 
 
 def test_people_are_held_out_whole():
-    performers = [1] * 10 + [2] * 10 + [3] * 10 + [4] * 70
+    subjects = [1] * 10 + [2] * 10 + [3] * 10 + [4] * 70
     for seed in range(20):
-        training, held_out = train.hold_out(performers, 0.05, seed)
+        training, held_out = train.hold_out(subjects, 0.05, seed)
         assert sorted(training + held_out) == list(range(100))
-        assert not {performers[i] for i in training} & {performers[i] for i in held_out}
+        assert not {subjects[i] for i in training} & {subjects[i] for i in held_out}
         assert len(held_out) >= 5
-    assert train.hold_out(performers, 0, 0) == (list(range(100)), [])
+    assert train.hold_out(subjects, 0, 0) == (list(range(100)), [])
     with pytest.raises(ValueError, match="--held_out 0"):
         train.hold_out([1, 1], 0.05, 0)
 
@@ -505,7 +508,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config):
     checkpoint = load(folder)
     for group in checkpoint["optimizer"]["param_groups"]:
         group["lr"] = float("inf")
-    engine.save_checkpoint(folder / "last.pt", checkpoint)
+    save_checkpoint(folder / "last.pt", checkpoint)
     with pytest.raises(
         FloatingPointError, match=r"epoch 2: .*last\.pt holds epoch 1\. Lower --learning"
     ):
@@ -523,20 +526,20 @@ def test_stopping_after_a_loss_that_is_not_finite_saves_nothing(config):
 def test_checkpoints_that_are_none(tmp_path):
     path = tmp_path / "x.pt"
     with pytest.raises(FileNotFoundError, match=r"train\.py"):
-        engine.load_checkpoint(path)
+        load_checkpoint(path)
     for content in (b"", b"garbage", b"PK\x03\x04"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.pt is not a checkpoint"):
-            engine.load_checkpoint(path)
+            load_checkpoint(path)
     torch.save({"weights": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        engine.load_checkpoint(path)
+        load_checkpoint(path)
     torch.save({"version": 0}, path)
     with pytest.raises(ValueError, match="version 0"):
-        engine.load_checkpoint(path)
+        load_checkpoint(path)
     torch.save(torch.nn.LSTM(1, 1), path)  # a pickled module is code
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        engine.load_checkpoint(path)
+        load_checkpoint(path)
 
 
 def test_meta_json_of_other_data(config):
@@ -563,7 +566,7 @@ def test_nothing_in_an_epoch_waits_for_the_gpu(config, precision):
     model = TwoStreamRNN(feeder.layout, len(meta["classes"]), units=16, part_units=8, spatial_window=16)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    batches = engine.loader(feeder.to(device), range(20), 4, torch.Generator().manual_seed(0))
+    batches = make_loader(feeder.to(device), range(20), 4, torch.Generator().manual_seed(0))
 
     def run():
         steps = iter(range(10))
@@ -729,9 +732,9 @@ def test_two_processes_hold_out_with_the_statistics_that_are_saved(config):
     config = replace(config, input_norm=True, epochs=2)
     subprocess.run([*TWO, *command_line(config)], check=True, capture_output=True, timeout=300)
     last = load(Path("checkpoints/run"))
-    feeder = train.open_data(config)[0].without_randomness()
-    unseen = engine.loader(feeder, last["held_out"], config.batch_size)
-    found = engine.evaluate(engine.build_model(last), unseen, "cpu")[0]
+    feeder = train.open_data(config)[0].eval()
+    unseen = make_loader(feeder, last["held_out"], config.batch_size)
+    found = engine.evaluate(build_model(last), unseen, "cpu")[0]
     logged = log_of(Path("checkpoints/run"))[-1]["held_out"]
     assert found["fused"]["loss"] == pytest.approx(logged["fused"]["loss"], abs=1e-5)
 
@@ -802,27 +805,29 @@ WORKERS_STOPPED = """
 import multiprocessing, os, signal, sys
 from contextlib import suppress
 sys.path.insert(0, sys.argv[1])
-import engine, torch, train
+from training import checkpoint, torch, train
+from training import engine, torch, train
+from training import loader, torch, train
 
 if __name__ == "__main__":
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     heard = []
-    for number in engine.STOPS:
+    for number in STOPS:
         signal.signal(number, lambda number, _: heard.append(number))
     feeder = train.open_data(train.Config(data=sys.argv[2], window=16))[0]
-    batches = engine.loader(feeder, range(len(feeder)), 1, torch.Generator(), workers=2)
+    batches = make_loader(feeder, range(len(feeder)), 1, torch.Generator(), workers=2)
     batches.multiprocessing_context = sys.argv[3]
     for _ in range(2):
         made = iter(batches)
         for worker in multiprocessing.active_children():
-            for number in engine.STOPS:
+            for number in STOPS:
                 with suppress(ProcessLookupError):  # (one of the round before)
                     os.kill(worker.pid, number)
         assert len(list(made)) == len(feeder) > 0
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-    for number in engine.STOPS:
+    for number in STOPS:
         os.kill(os.getpid(), number)
-    assert sorted(heard) == sorted(engine.STOPS)
+    assert sorted(heard) == sorted(STOPS)
 """
 
 
@@ -856,7 +861,7 @@ def test_two_processes_asked_to_stop_one_goes_on(config):
 
 def test_operations_of_a_model():
     """Multiplications and additions: of LSTMs, 2 x directions x 4 units (inputs + units) a step."""
-    reader = Reader(6, 5, 1, bidirectional=True)
+    reader = LSTMEncoder(6, 5, 1, bidirectional=True)
     work = engine.operations(reader, torch.zeros(2, 7, 6))
     assert work == 2 * 7 * 2 * 2 * 4 * 5 * (6 + 5)
     assert reader.training

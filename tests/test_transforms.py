@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-import transforms
+from skeletons import transforms
 
 
 def generator(seed=0):

@@ -79,7 +79,7 @@ class Layout:
         return [(j, parent) for j, parent in enumerate(self.parents) if parent != -1]
 
     @property
-    def other_side(self):
+    def mirror_index(self):
         """(V,) the joint of the same name on the other side of the body; a joint itself where it has
         no side."""
         words = {"left": "right", "right": "left"}
@@ -204,5 +204,5 @@ LAYOUTS = {layout.name: layout for layout in (KINECT_V2, KINECT_V1)}
 
 def class_names(dataset):
     """Names of the actions of 'ntu', 'nw_ucla' or 'utd_mhad', in the order of their labels."""
-    path = Path(__file__).parent / "lists" / f"{dataset}_actions.txt"
+    path = Path(__file__).parent.parent / "lists" / f"{dataset}_actions.txt"
     return path.read_text(encoding="utf-8").split("\n")[:-1]

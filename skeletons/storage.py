@@ -4,7 +4,7 @@
                            with zeros, (N, C, T, V, M), as ST-GCN and its relatives write them
 {train,val}_num_frame.npy  int64 (N,): frames in each clip
 {train,val}_label.pkl      (names, labels): lists of N; labels count from 0
-meta.json                  data set, benchmark, layout, class names, counts; performer and camera of
+meta.json                  data set, benchmark, layout, class names, counts; subject and camera of
                            each clip where they are known
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from skeleton import LAYOUTS, Layout
+from skeletons.layout import LAYOUTS, Layout
+from skeletons.safe_pickle import read_pickle
 
 try:
     import fcntl
@@ -30,7 +31,7 @@ PARTS = ("train", "val")
 # --- Reading ------------------------------------------------------------------------------------------
 
 
-def part_files(folder, part):
+def split_files(folder, part):
     """The three files of a part ("train" or "val") of a benchmark, in the order Feeder takes."""
     return [Path(folder) / f"{part}_{end}" for end in ("data.npy", "label.pkl", "num_frame.npy")]
 
@@ -78,7 +79,7 @@ def read_labels(path):
     return list(map(str, names)), list(map(int, labels))
 
 
-def read_part(data_path, label_path, num_frame_path=None, mmap=False):
+def read_split(data_path, label_path, num_frame_path=None, mmap=False):
     """The files of a part -> (data, num_frame (N,), names, labels), which belong together.
 
     num_frame_path  None: padded data whose clips all fill the array
@@ -129,9 +130,9 @@ def read_meta(folder):
         if not all(isinstance(name, str) for name in meta.get("classes", [])):
             raise ValueError("classes are not a list of names")
         for part in PARTS:
-            people = [len(meta[key][part]) for key in ("performer", "camera") if key in meta]
+            people = [len(meta[key][part]) for key in ("subject", "camera") if key in meta]
             if any(count != meta["clips"][part] for count in people):
-                raise ValueError("performers or cameras are not one a clip")
+                raise ValueError("subjects or cameras are not one a clip")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, convert the data again: {error!r}") from error
     return meta
@@ -151,122 +152,9 @@ def find_layout(data_path, joints):
     )
 
 
-# --- Pickles ------------------------------------------------------------------------------------------
-#
-# A pickle is a program: it may name any function and call it, and call it on what it has made before.
-# Those read here may hold plain values (numbers, text, lists, tuples, dicts) and numpy arrays of
-# numbers or text. The functions that numpy's own pickles name are replaced by those below; anything
-# else is refused, and so is a small file that makes much out of little.
-
-
-class _Callable:
-    """What a name in a pickle stands for; a new one each time, so that no pickle can alter it."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make):
-        self.make = make
-
-    def __call__(self, *arguments):
-        return self.make(*arguments)
-
-
-class _Dtype:
-    """A number or text type; numpy's own believes anything that a pickle says of it."""
-
-    __slots__ = ("spend", "value")
-
-    def __init__(self, spend, code):
-        self.spend, self.value = spend, np.dtype(code) if type(code) is str else None
-        if self.value is None or self.value.kind not in "biufSU":
-            raise pickle.UnpicklingError("it holds an array of objects")
-
-    def __setstate__(self, state):
-        self.value = self.value.newbyteorder(state[1])
-
-    def read(self, content):
-        """Bytes -> array (N,), a copy."""
-        if type(content) is str:  # Python 2
-            content = content.encode("latin1")
-        if type(content) not in (bytes, bytearray):  # a view could outlive what it shows
-            raise pickle.UnpicklingError("an array is not made of bytes")
-        self.spend(len(content))
-        return np.frombuffer(content, self.value).copy()
-
-
-class _Array(np.ndarray):
-    """An array to be filled, once."""
-
-    filled = False
-
-    def __setstate__(self, state):
-        _, shape, dtype, by_columns, content = state
-        if self.filled or type(dtype) is not _Dtype:
-            raise pickle.UnpicklingError("an array is filled twice, or with what is no array")
-        self.filled = True
-        super().__setstate__((1, shape, dtype.value, by_columns, dtype.read(content).tobytes()))
-
-
-class _PlainUnpickler(pickle._Unpickler):
-    """(The one written in Python: nine bytes can make the other one reserve 64 GB for its memo.)"""
-
-    dispatch = pickle._Unpickler.dispatch.copy()
-
-    def __init__(self, file, size):
-        super().__init__(file, encoding="latin1")
-        self.room = 4 * size + 4096
-        self.known = {
-            "numpy.dtype": lambda code, *_: _Dtype(self.spend, code),
-            "numpy.ndarray": None,
-            "multiarray._reconstruct": lambda *_: np.ndarray.__new__(_Array, 0),
-            "multiarray.scalar": lambda dtype, content: dtype.read(content)[0],
-            "numeric._frombuffer": lambda content, dtype, shape, order: dtype.read(content).reshape(
-                shape, order=order
-            ),
-            "_codecs.encode": self.encode,  # bytes, in protocols 0 to 2
-            "__builtin__.bytes": lambda: b"",
-            "collections.OrderedDict": lambda: {},
-        }
-
-    def find_class(self, module, name):
-        for package in ("numpy.core.", "numpy._core."):
-            module = module.removeprefix(package)
-        if f"{module}.{name}" not in self.known:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name} object")
-        return _Callable(self.known[f"{module}.{name}"])
-
-    def spend(self, count):
-        self.room -= count
-        if self.room < 0:
-            raise pickle.UnpicklingError("it makes much out of little")
-
-    def encode(self, text, _):
-        self.spend(len(text))
-        return text.encode("latin1")
-
-    def load_bytearray8(self):
-        size = int.from_bytes(self.read(8), "little")
-        self.spend(size)
-        self.append(bytearray(self.read(size)))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-
-def read_pickle(path):
-    """The plain values and arrays in a pickle file; loading it never runs code that it brings along.
-    ValueError for anything else."""
-    with open(path, "rb") as file:
-        try:
-            return _PlainUnpickler(file, Path(path).stat().st_size).load()
-        except OSError:
-            raise
-        except Exception as error:  # damaged pickles raise nearly anything
-            raise ValueError(f"{path} is no pickle of plain values and arrays: {error}") from error
-
-
 # --- Writing ------------------------------------------------------------------------------------------
 
-WRITTEN = (*(path.name for part in PARTS for path in part_files("", part)), "meta.json")
+WRITTEN = (*(path.name for part in PARTS for path in split_files("", part)), "meta.json")
 
 
 # Bytes. What is written passes through so much of the system's cache of files and is not kept there:
@@ -274,13 +162,13 @@ WRITTEN = (*(path.name for part in PARTS for path in part_files("", part)), "met
 CACHED = 8 << 20
 
 
-class PartWriter:
+class SplitWriter:
     """Writes one part of a benchmark into `folder`, clip by clip, never holding the data."""
 
     def __init__(self, folder, part, frame_shape):
-        self.paths = part_files(folder, part)
+        self.paths = split_files(folder, part)
         self.frame_shape = tuple(frame_shape)  # (C, V, M)
-        self.names, self.labels, self.counts, self.performers, self.cameras = [], [], [], [], []
+        self.names, self.labels, self.counts, self.subjects, self.cameras = [], [], [], [], []
         # A megabyte at a time: the system takes larger pages for larger writes.
         self.file = open(self.paths[0], "wb", buffering=1 << 20)  # noqa: SIM115 (open until finished)
         self.cached = 0  # bytes, about
@@ -302,7 +190,7 @@ class PartWriter:
         self.names.append(clip.name)
         self.labels.append(clip.label)
         self.counts.append(len(clip.data))
-        self.performers.append(clip.performer)
+        self.subjects.append(clip.subject)
         self.cameras.append(clip.camera)
 
     def finish(self, frames=None):
@@ -345,7 +233,7 @@ class BenchmarkWriter:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._claim()
         recover(self.folder)
-        self.parts = {part: PartWriter(self.partial, part, frame_shape) for part in PARTS}
+        self.parts = {part: SplitWriter(self.partial, part, frame_shape) for part in PARTS}
 
     def _claim(self):
         """Take the folder of unfinished files. The system drops the lock with its process, so that the
@@ -372,12 +260,12 @@ class BenchmarkWriter:
     def finish(self, meta, frames=None):
         """Complete the files.
 
-        meta    what goes into meta.json, beside the counts, performers and cameras
+        meta    what goes into meta.json, beside the counts, subjects and cameras
         frames  pad each clip with zeros to so many frames, or to the longest clip's
         Returns meta.json's contents.
         """
         meta = meta | {"clips": {part: len(writer.names) for part, writer in self.parts.items()}}
-        for field in ("performer", "camera"):
+        for field in ("subject", "camera"):
             known = {part: getattr(writer, field + "s") for part, writer in self.parts.items()}
             if any(map(any, known.values())):
                 meta[field] = known
@@ -396,7 +284,7 @@ class BenchmarkWriter:
             replaced = _beside(self.folder, "replaced")
             if self.folder.exists():
                 self.partial.rename(replaced)
-                if not exchange(replaced, self.folder):  # a moment without either
+                if not swap_directories(replaced, self.folder):  # a moment without either
                     replaced.rename(self.partial)
                     self.folder.rename(replaced)
                     self.partial.rename(self.folder)
@@ -422,7 +310,7 @@ def _beside(folder, ending):
     return folder.with_name(f".{folder.name}.{ending}")
 
 
-def exchange(one, other):
+def swap_directories(one, other):
     """Two folders change names at once -> whether the system and the disk can do that (Linux)."""
     try:
         call = ctypes.CDLL(None).renameat2  # glibc 2.28

@@ -69,7 +69,7 @@ def apply(joints, matrix, offset=None):
     return moved.view(joints.shape)
 
 
-def exchange(joints, other, mirrored, exchanged):
+def swap_left_right(joints, other, mirrored, exchanged):
     """Left and right: bodies seen in a mirror, and bodies whose sides a sensor takes for each other.
 
     other      (V,) the joint on the other side, of each joint
@@ -82,7 +82,7 @@ def exchange(joints, other, mirrored, exchanged):
     return joints
 
 
-def lengthen(joints, factors, bones, paths):
+def scale_bones(joints, factors, bones, paths):
     """Bodies of other proportions: the bone that ends at each joint gets `factors` (B, V) times its
     length and keeps its direction.
 

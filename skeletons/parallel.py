@@ -11,7 +11,7 @@ from threading import Thread
 
 import numpy as np
 
-from recordings import Clip
+from skeletons.clip import Clip
 
 CHUNK = 32  # items that a process takes at a time
 SHARED = 8 << 20  # bytes of shared memory for the data of a chunk; the rest takes a pipe

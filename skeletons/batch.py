@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 
-class Bodies(NamedTuple):
+class BodyBatch(NamedTuple):
     """A batch of clips.
 
     joints  float32 (B, C, T, V), the bodies clip by clip; zeros in frames a body is absent from
@@ -47,7 +47,7 @@ class Bodies(NamedTuple):
         return self.place // self.there.shape[1]
 
     def to(self, device):
-        return Bodies(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return BodyBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class Tracks(NamedTuple):

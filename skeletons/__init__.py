@@ -1,0 +1,1 @@
+"""Skeleton data: file formats, layouts, preprocessing."""
