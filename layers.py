@@ -1,163 +1,182 @@
-"""What the networks of model.py are made of: LSTM layers, pooling, view adaptation, dropout."""
+"""What the networks of model.py are made of: an LSTM encoder, pooling over steps and persons, dropout.
 
-from functools import cache
+Letters as in model.py: N clips, M slots for bodies, B bodies, S steps of a sequence, F features.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache, partial
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from skeletons.transforms import apply, rotation
+from skeletons.batch import BodyBatch
 
-POOLINGS = ("max", "mean", "last")
+Pooling = Literal["max", "mean", "last"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+PersonPooling = Literal["mean", "max"]
+PERSON_POOLINGS: tuple[str, ...] = get_args(PersonPooling)
 
-
-def seen_frames(joints):
-    """Joints (B, C, T, V) -> the same, the frames that each body is in first, and which of them is its
-    last (B,)."""
-    there = joints.abs().sum((1, 3)) > 0  # (B, T)
-    order = (~there).int().argsort(dim=1, stable=True)[:, None, :, None]
-    return joints.take_along_dim(order, 2), there.sum(1).clamp(min=1) - 1
-
-
-class ViewAdaptation(nn.Module):
-    """Turns each body as a whole to the view that is best to read, found by an LSTM over its frames
-    (learned with the streams; after view adaptive networks, Zhang et al., ICCV 2017)."""
-
-    def __init__(self, channels, joints, units):
-        super().__init__()
-        self.reader = LSTMEncoder(channels * joints, units, 1, bidirectional=False)
-        self.angles = nn.Linear(units, 3 if channels == 3 else 1)
-        nn.init.normal_(self.angles.weight, std=0.001)  # at first, the view it is fed in
-        nn.init.zeros_(self.angles.bias)
-
-    def forward(self, bodies):
-        """Bodies (B, C, T, V) -> the same, turned."""
-        channels = bodies.shape[1]
-        angles = self.angles(self.reader(bodies.transpose(1, 2).flatten(2))).float()
-        matrix = rotation(nn.functional.pad(angles, (3 - angles.shape[1], 0)))
-        return apply(bodies, matrix[:, :channels, :channels])
+# What a module keeps from one call to the next while frames arrive one by one. It is {} at first.
+State = dict[str | int, Any]
 
 
 class LSTMEncoder(nn.Module):
-    """LSTM layers that read a sequence, and the pooling of what they say at its steps.
+    """LSTM layers over a sequence, and pooling of the last layer's hidden states over the steps.
 
-    residual  each layer adds to what it read, which is brought to the layers' width before the first;
-              a layer reads it normalised
+    input_size     features of a step
+    hidden_size    LSTM units of each layer, in each direction
+    num_layers     number of layers
+    bidirectional  read the sequence forwards and backwards
+    dropout        probability of dropout between the layers
+    pooling        "max" or "mean" over the steps, or "last": the final state of each direction
     """
 
-    def __init__(self, inputs, units, layers, bidirectional, dropout=0.0, pooling="max",
-                 residual=False):  # fmt: skip
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        pooling: Pooling = "max",
+    ) -> None:
         super().__init__()
-        check("pooling", pooling, POOLINGS)
-        # One module a layer: the dropout between them then draws from torch's own random state,
-        # which a checkpoint keeps, and not from a hidden one of cuDNN.
-        self.features = units * (2 if bidirectional else 1)
+        check_choice("pooling", pooling, POOLINGS)
+        self.hidden_size, self.pooling = hidden_size, pooling
+        self.output_size = hidden_size * (2 if bidirectional else 1)
+        # One nn.LSTM per layer. The dropout between them then uses torch's own random generator, whose
+        # state a checkpoint holds, and not the hidden one of cuDNN.
         self.layers = nn.ModuleList(
-            nn.LSTM(
-                self.features if i or residual else inputs,
-                units,
-                batch_first=True,
-                bidirectional=bidirectional,
-            )
-            for i in range(layers)
+            nn.LSTM(size, hidden_size, batch_first=True, bidirectional=bidirectional)
+            for size in self.layer_input_sizes(input_size, num_layers)
         )
         self.dropout = Dropout(dropout)
-        self.units, self.pooling, self.residual = units, pooling, residual
-        if residual:
-            self.enter = nn.Linear(inputs, self.features)
-            self.norms = nn.ModuleList(nn.LayerNorm(self.features) for _ in range(layers + 1))
 
-    def steps(self, sequence, state=None):
-        """Sequence (B, S, inputs) -> what the last layer says at each step (B, S, F).
+    def layer_input_sizes(self, input_size: int, num_layers: int) -> list[int]:
+        """Features that each layer reads."""
+        return [self.output_size if i else input_size for i in range(num_layers)]
 
-        state  dict that keeps the layers' states, {} before the first steps: go on with the next ones
+    def hidden_states(self, sequence: Tensor, state: State | None = None) -> Tensor:
+        """Sequence (B, S, input_size) -> hidden states of the last layer (B, S, F).
+
+        state  to read a sequence in pieces: the same dict for every piece, {} for the first
         """
         state = {} if state is None else state
-        if self.residual:
-            sequence = self.enter(sequence)
         for i, lstm in enumerate(self.layers):
-            if self.residual:
-                said, state[i] = lstm(self.norms[i](sequence), state.get(i))
-                sequence = sequence + self.dropout(said)
-            else:
-                sequence, state[i] = lstm(self.dropout(sequence) if i else sequence, state.get(i))
-        return self.norms[-1](sequence) if self.residual else sequence
+            sequence, state[i] = lstm(self.dropout(sequence) if i else sequence, state.get(i))
+        return sequence
 
-    def follow(self, sequence, state):
-        """Sequence (B, S, inputs) -> features after each step (B, S, F), of one direction."""
-        return cumulative_pool(self.steps(sequence, state), self.pooling, state)
-
-    def forward(self, sequence):
-        """Sequence (B, S, inputs) -> features (B, F)."""
-        said = self.steps(sequence)
+    def forward(self, sequence: Tensor) -> Tensor:
+        """Sequence (B, S, input_size) -> features (B, F)."""
+        outputs = self.hidden_states(sequence)
         if self.pooling == "max":
-            return said.amax(1)
+            return outputs.amax(1)
         if self.pooling == "mean":
-            return said.mean(1)
-        # Where each direction has read everything: the last step forward, the first backward.
-        return torch.cat((said[:, -1, : self.units], said[:, 0, self.units :]), 1)
+            return outputs.mean(1)
+        # Each direction ends after it has read all steps: forwards at the last, backwards at the first.
+        return torch.cat((outputs[:, -1, : self.hidden_size], outputs[:, 0, self.hidden_size :]), 1)
+
+    def step(self, sequence: Tensor, state: State) -> Tensor:
+        """The next steps of a sequence (B, S, input_size) -> features after each of them (B, S, F),
+        pooled over all steps up to it. For encoders of one direction."""
+        return cumulative_pool(self.hidden_states(sequence, state), self.pooling, state)
 
 
-def cumulative_pool(said, pooling, state):
-    """Pooling of what is said up to each step: (B, S, F) -> (B, S, F); `state` as in
-    LSTMEncoder.steps."""
+class MeanPool(nn.Module):
+    """Mean over the steps of a sequence."""
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.output_size = input_size
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """(B, S, F) -> (B, F)."""
+        return sequence.mean(1)
+
+    def step(self, sequence: Tensor, state: State) -> Tensor:
+        """The next steps (B, S, F) -> the mean of all steps up to each of them (B, S, F)."""
+        return cumulative_pool(sequence, "mean", state)
+
+
+def cumulative_pool(outputs: Tensor, pooling: Pooling, state: State) -> Tensor:
+    """Outputs (B, S, F) -> at each step, the outputs up to this step pooled (B, S, F).
+
+    state  the dict given with the earlier steps of the sequence, {} at first
+    """
     if pooling == "max":
-        if "highest" in state:
-            said = torch.cat((state["highest"], said), 1)
-        highest = said.cummax(1)[0]
-        said = highest[:, 1:] if "highest" in state else highest
-        state["highest"] = said[:, -1:]
-    elif pooling == "mean":
-        total, count = state.get("total", (0, 0))
-        count = count + torch.arange(1, said.shape[1] + 1, device=said.device)[:, None]
-        total = total + said.cumsum(1)
-        state["total"], said = (total[:, -1:], count[-1:]), total / count
-    return said
+        earlier = state.get("max")  # (B, 1, F)
+        if earlier is not None:
+            outputs = torch.cat((earlier, outputs), 1)
+        pooled = outputs.cummax(1)[0]
+        state["max"] = pooled[:, -1:]
+        return pooled if earlier is None else pooled[:, 1:]
+    if pooling == "mean":
+        total, count = state.get("mean", (0, 0))
+        count = count + torch.arange(1, outputs.shape[1] + 1, device=outputs.device)[:, None]
+        total = total + outputs.cumsum(1)
+        state["mean"] = (total[:, -1:], count[-1:])
+        return total / count
+    return outputs
 
 
-def run_on_cuda_streams(calls):
-    """What functions return, each a functools.partial of a tensor. A GPU computes them at once: a
-    small LSTM alone leaves most of it idle."""
-    device = calls[0].args[0].device
-    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if device.type != "cuda" or shared:  # (processes that train together sum gradients in one stream)
-        return [call() for call in calls]
-    here, results = torch.cuda.current_stream(device), []
-    streams = _streams(len(calls), device)
-    for call, stream in zip(calls, streams, strict=True):
-        stream.wait_stream(here)
-        call.args[0].record_stream(stream)
-        with torch.cuda.stream(stream):
-            results.append(call())
-    for result, stream in zip(results, streams, strict=True):
-        here.wait_stream(stream)
-        result.record_stream(here)
-    return results
-
-
-@cache
-def _streams(count, device):
-    return [torch.cuda.Stream(device) for _ in range(count)]
+def pool_persons(features: Tensor, bodies: BodyBatch, pooling: PersonPooling) -> Tensor:
+    """Features of the bodies (B, F) -> of the clips (N, F), zeros for clips without a body."""
+    features, visible = bodies.scatter(features.float()), bodies.visible  # (N, M, F), (N, M)
+    absent = ~visible[:, :, None]
+    if pooling == "mean":
+        return features.masked_fill(absent, 0).sum(1) / visible.sum(1, keepdim=True).clamp(min=1)
+    # The zeros of an absent body must not exceed the negative features of another one.
+    highest = features.masked_fill(absent, -torch.inf).amax(1)
+    return highest.masked_fill(~visible.any(1, keepdim=True), 0)
 
 
 class Dropout(nn.Module):
-    """Values set to zero with probability `share` in training (on a CPU rounded to 1/256), the others
-    enlarged to the same mean."""
+    """In training, sets values to zero with probability `p` and multiplies the others by 1 / (1 - p).
+    On a CPU it is faster than nn.Dropout, and `p` is rounded to a multiple of 1/256."""
 
-    def __init__(self, share):
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.share = share
+        self.p = p
 
-    def forward(self, x):
-        if not self.training or not 0 < self.share < 1 or x.device.type != "cpu":
-            return nn.functional.dropout(x, self.share, self.training)
-        # A CPU draws one number after the other: eight values share one, a byte each.
+    def forward(self, x: Tensor) -> Tensor:
+        """(any shape) -> the same shape."""
+        if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
+            return nn.functional.dropout(x, self.p, self.training)
+        # A CPU draws random numbers one by one. Each has 64 bits, a byte for each of eight values.
         words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),))
-        dropped = min(max(round(256 * self.share), 1), 255)
+        dropped = min(max(round(256 * self.p), 1), 255)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
-def check(option, value, choices):
-    """ValueError that lists the choices of an option."""
+def run_on_cuda_streams(calls: Sequence[partial]) -> list[Tensor]:
+    """Call functions that do not depend on each other, each a functools.partial whose first argument is
+    a tensor -> their results. A GPU runs them at once, as one small LSTM leaves most of it idle."""
+    device = calls[0].args[0].device
+    # Processes that train together sum their gradients in one CUDA stream.
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if device.type != "cuda" or distributed:
+        return [call() for call in calls]
+    current, results = torch.cuda.current_stream(device), []
+    streams = _cuda_streams(len(calls), device)
+    for call, stream in zip(calls, streams, strict=True):
+        stream.wait_stream(current)
+        call.args[0].record_stream(stream)
+        with torch.cuda.stream(stream):
+            results.append(call())
+    for result, stream in zip(results, streams, strict=True):
+        current.wait_stream(stream)
+        result.record_stream(current)
+    return results
+
+
+@cache
+def _cuda_streams(count: int, device: torch.device) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(device) for _ in range(count)]
+
+
+def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+    """Raise a ValueError that lists the choices if `value` is none of them."""
     if value not in choices:
-        raise ValueError(f"{option}={value!r} is unknown: choose from {', '.join(choices)}")
+        raise ValueError(f"{option}={value!r} is unknown\nchoose from {', '.join(choices)}")

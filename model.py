@@ -1,345 +1,283 @@
-"""The two-stream RNN of Wang & Wang, CVPR 2017 (arXiv 1704.02581): one recurrent network reads a
-moving body along time, the other along the skeleton, and their class posteriors are averaged.
+"""The two-stream RNN of Wang & Wang, "Modeling Temporal Dynamics and Spatial Configurations of Actions
+Using Two-Stream Recurrent Neural Networks", CVPR 2017 (arXiv 1704.02581).
 
-    clip (N, C, T, V, M) -- bodies that are present --> (B, C, T, V)
-        what is told of a joint: its position; its motion and its bone too
-        temporal RNN   a step is a frame: all joints of the frame        T steps
-        spatial RNN    a step is a joint: its way through a time window  V or 2V - 1 steps
-    features of a body -> mean over the bodies of the clip -> class scores of each stream
-    two-stream score = weight * softmax(temporal) + (1 - weight) * softmax(spatial)
+    clips (N, C, T, V, M) -- the bodies that are present --> (B, C, T, V)
+        temporal RNN   a step is a frame: the coordinates of all joints            T steps
+        spatial RNN    a step is a joint: its coordinates in a window of frames    V or 2 V - 1 steps
+    each stream: features of a body (B, F) -> mean over the bodies of a clip -> class logits
+    late fusion: weight * softmax(temporal) + (1 - weight) * softmax(spatial)
 
-Letters: N clips, C coordinates, T frames, V joints, M places for bodies, B bodies present in the
-batch, S steps of a recurrent network, F features. The paper's words mean the same here: temporal and
-spatial RNN, stacked and hierarchical, chain and traversal sequence.
+Letters:
+    N clips                  C coordinates of a joint: x, y, z     T frames                V joints
+    M body slots of a clip   B bodies in the batch, of all clips   W windows of frames
+    S steps of an RNN        F features
+
+The terms are the paper's: temporal and spatial RNN, stacked and hierarchical, chain and traversal.
+What this repository adds to the paper is in extensions.py. All of it is off by default.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import extensions as added  # what the stronger recipe adds to the paper
+from extensions import ExtensionConfig
 from layers import (
+    PERSON_POOLINGS,
     Dropout,
     LSTMEncoder,
-    ViewAdaptation,
-    check,
-    cumulative_pool,
+    MeanPool,
+    PersonPooling,
+    Pooling,
+    State,
+    check_choice,
+    pool_persons,
     run_on_cuda_streams,
-    seen_frames,
 )
 from skeletons.batch import BodyBatch
+from skeletons.layout import Layout
 
-TEMPORAL = ("stacked", "hierarchical")
-SPATIAL = ("chain", "traversal")
-MODALITIES = ("position", "motion", "bone", "distance")
-PERSON_POOLINGS = ("mean", "max")
+Temporal = Literal["stacked", "hierarchical"]
+Spatial = Literal["chain", "traversal"]
+TEMPORAL: tuple[str, ...] = get_args(Temporal)
+SPATIAL: tuple[str, ...] = get_args(Spatial)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The paper's networks. Sizes, directions, pooling and dropout are those of the authors' released
+    code. The paper's text has bidirectional=False and pooling="last"."""
+
+    temporal: Temporal = "hierarchical"  # structure of the temporal RNN
+    spatial: Spatial = "traversal"  # order of the joints in the spatial RNN
+    hidden_size: int = 512  # LSTM units of a layer, in each direction
+    part_hidden_size: int = 256  # the same in the RNNs of the body parts ("hierarchical")
+    num_layers: int = 2  # LSTM layers of each stream; in "hierarchical" the part RNNs are the first
+    bidirectional: bool = True  # read each sequence forwards and backwards
+    dropout: float = 0.5  # between the LSTM layers, and before the classifiers
+    pooling: Pooling = "max"  # of the hidden states over the steps: "max", "mean", or the "last" one
+    spatial_window: int = 100  # frames of a joint that one step of the spatial RNN reads
+    spatial_stride: int = 0  # frames from one such window to the next, at most; 0: spatial_window
+    person_pooling: PersonPooling = "mean"  # of the features of several bodies in a clip
+    temporal_weight: float = 0.5  # weight of the temporal stream in the fusion, 0 to 1
 
 
 class Logits(NamedTuple):
     """Class scores before the softmax, (N, classes) each."""
 
-    temporal: torch.Tensor
-    spatial: torch.Tensor
+    temporal: Tensor
+    spatial: Tensor
 
 
 class TwoStreamRNN(nn.Module):
     """Both streams and their late fusion.
 
-    layout           the body (skeleton.Layout); sets V, the parts and the joint orders
-    num_classes      classes to tell apart
-    temporal         "stacked" or "hierarchical"
-    spatial          "chain" or "traversal"
-    units            LSTM units of each layer, in each direction
-    part_units       the same for the five part networks of the hierarchical stream
-    layers           LSTM layers of each stream; the part networks of the hierarchical stream are the
-                     first
-    bidirectional    read in both directions
-    dropout          between the layers and before the classifier
-    pooling          outputs of all steps to one: "max", "mean", or "last" (where reading ended)
-    spatial_window   frames of a joint's way that one step of the spatial RNN sees; longer clips are
-                     cut into such windows and the features of the windows averaged
-    spatial_stride   frames from one such window to the next, at most; 0: as many as a window has
-    window_layers    how many of the spatial stream's layers, the last ones, read the features of the
-                     windows one after the other, which are averaged otherwise; the layers before,
-                     which read the joints of a window, then have part_units
-    inputs           what the networks are told of a joint: "position", "motion" (from frame to frame),
-                     "bone" (from the joint it hangs on), "distance" (to every joint of the body)
-    view_units       LSTM units of a network that reads the body first and turns it to the view in
-                     which the streams read it; 0: they read it as it is fed
-    causal           read frames as they come, for live use (live.py): along time in one direction, the
-                     windows of the spatial RNN ending at frames that were seen, and no frame that the
-                     body is absent from. Excludes view_units, which sees the whole clip
-    input_norm       bring each of these, joint by joint, to mean 0 and variance 1 (batch normalisation)
-    embedding        features that a step of the spatial RNN is embedded in, with a learned vector for
-                     each joint; 0: the step is read as it is
-    residual         LSTM layers add to what they read, normalised
-    input_dropout    dropout of what the temporal RNN reads
-    body_fusion      features of several bodies to one: "mean" or "max"
-    temporal_weight  share of the temporal stream in the fused score; may be set after training
-    channels         coordinates of a joint
+    layout       joints, bones and body parts
+    num_classes  number of action classes
+    network      the paper's networks
+    extensions   additions to them, all off by default
+    channels     coordinates of a joint, C
 
-    As in the authors' code: units=512, part_units=256, bidirectional, pooling="max", dropout=0.5.
-    As in the paper's text: bidirectional=False, pooling="last".
+    The attribute `temporal_weight` may be changed after training.
     """
 
     def __init__(
         self,
-        layout,
-        num_classes,
-        temporal="hierarchical",
-        spatial="traversal",
-        units=512,
-        part_units=256,
-        layers=2,
-        bidirectional=True,
-        dropout=0.5,
-        pooling="max",
-        spatial_window=100,
-        body_fusion="mean",
-        temporal_weight=0.5,
-        channels=3,
-        spatial_stride=0,
-        window_layers=0,
-        inputs=("position",),
-        input_norm=False,
-        embedding=0,
-        residual=False,
-        input_dropout=0.0,
-        view_units=0,
-        causal=False,
-    ):
+        layout: Layout,
+        num_classes: int,
+        network: NetworkConfig = NetworkConfig(),
+        extensions: ExtensionConfig = ExtensionConfig(),  # noqa: B008
+        channels: int = 3,
+    ) -> None:
         super().__init__()
-        check("body_fusion", body_fusion, PERSON_POOLINGS)
-        for name in inputs or [""]:
-            check("inputs", name, MODALITIES)
-        if not 0 <= temporal_weight <= 1:
-            raise ValueError(f"temporal_weight={temporal_weight}: a share between 0 and 1")
-        if causal and view_units:
-            raise ValueError("view_units needs whole clips, a causal network has none")
-        reader = {"layers": layers, "bidirectional": bidirectional, "dropout": dropout}
-        reader |= {"units": units, "part_units": part_units, "pooling": pooling, "residual": residual}
-        count = len(layout.joints)
-        told = sum(count if name == "distance" else channels for name in inputs)
-        self.view = ViewAdaptation(channels, count, view_units) if view_units else None
-        along_time = reader | {"bidirectional": bidirectional and not causal}
-        self.temporal = TemporalRNN(layout, temporal, told, input_dropout, **along_time)
-        self.spatial = SpatialRNN(layout, spatial, told, spatial_window, spatial_stride, window_layers,
-                                  embedding, causal, **reader)  # fmt: skip
-        self.inputs = tuple(inputs)
-        hangs_on = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
-        self.register_buffer("hangs_on", torch.tensor(hangs_on), persistent=False)
-        self.norm = nn.BatchNorm1d(told * count) if input_norm else None
-        self.dropout = Dropout(dropout)
-        self.temporal_classifier = nn.Linear(self.temporal.features, num_classes)
-        self.spatial_classifier = nn.Linear(self.spatial.features, num_classes)
-        self.body_fusion, self.temporal_weight = body_fusion, temporal_weight
-        self.joints, self.channels, self.causal = count, channels, causal
-
-    def forward(self, clips):
-        """Clips, as BodyBatch or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Logits.
-
-        A clip without any body gets the scores of features that are all zero.
-        """
-        bodies = clips if isinstance(clips, BodyBatch) else BodyBatch.of(clips)
-        _, channels, _, joints = bodies.joints.shape
-        if (channels, joints) != (self.channels, self.joints):
+        check_choice("person_pooling", network.person_pooling, PERSON_POOLINGS)
+        if not 0 <= network.temporal_weight <= 1:
             raise ValueError(
-                f"clips of {joints} joints with {channels} coordinates; this model reads {self.joints} "
-                f"with {self.channels}: another layout than it was made for?"
+                f"temporal_weight={network.temporal_weight}\nchoose a weight between 0 and 1"
             )
-        present = len(bodies.joints)
-        # Nobody at all is read as somebody who does not count: every weight has its gradient.
-        joints = bodies.joints if present else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
+        self.num_joints, self.channels, self.causal = len(layout.joints), channels, extensions.causal
+        self.person_pooling, self.temporal_weight = network.person_pooling, network.temporal_weight
+        # By default the view is not adapted, the features of a joint are its coordinates, and the
+        # streams have no additions.
+        joint_features = added.JointFeatures(layout, channels, extensions)
+        size = joint_features.output_size
+        self.view_adaptation = added.make_view_adaptation(layout, channels, extensions)
+        self.temporal = TemporalRNN(layout, size, **added.extend_temporal(network, extensions))
+        self.spatial = SpatialRNN(
+            layout, size, **added.extend_spatial(layout, size, network, extensions)
+        )
+        if extensions.causal:
+            self.temporal = added.CausalTemporalRNN(self.temporal)
+            self.spatial = added.CausalSpatialRNN(self.spatial)
+        self.joint_features = (
+            joint_features  # (here, to keep the parameters in the order of earlier runs)
+        )
+        self.dropout = Dropout(network.dropout)
+        self.temporal_classifier = nn.Linear(self.temporal.output_size, num_classes)
+        self.spatial_classifier = nn.Linear(self.spatial.output_size, num_classes)
+
+    def forward(self, clips: BodyBatch | Tensor) -> Logits:
+        """Clips, as a BodyBatch or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Logits.
+
+        The features of a clip without any body are zero.
+        """
+        bodies = clips if isinstance(clips, BodyBatch) else BodyBatch.from_dense(clips)
+        count, channels, _, num_joints = bodies.joints.shape
+        if (channels, num_joints) != (self.channels, self.num_joints):
+            raise ValueError(
+                f"clips of another layout: {num_joints} joints with {channels} coordinates\n"
+                f"this model reads {self.num_joints} joints with {self.channels} coordinates"
+            )
+        # A batch without any body is read as one body of zeros, whose features are then dropped. So all
+        # parameters have gradients, which processes that train together wait for.
+        joints = bodies.joints if count else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
+        return self.classify([features[:count] for features in self.encode(joints)], bodies)
+
+    def encode(self, joints: Tensor) -> list[Tensor]:
+        """Joints (B, C, T, V) -> features of the bodies from both streams, (B, F) each."""
         streams = (self.temporal, self.spatial)
         if self.causal:
-            joints, last = seen_frames(joints)
-            read = run_on_cuda_streams(
-                [partial(stream.follow, self.describe(joints)) for stream in streams]
-            )
-            bodies_of = torch.arange(len(last), device=last.device)
-            read = [features[bodies_of, last] for features in read]
-        else:
-            joints = self.describe(self.view(joints) if self.view else joints)
-            read = run_on_cuda_streams([partial(stream, joints) for stream in streams])
-        return self.classify([features[:present] for features in read], bodies)
+            return added.encode_causally(streams, self.joint_features, joints)
+        features = self.joint_features(self.view_adaptation(joints))
+        return run_on_cuda_streams([partial(stream, features) for stream in streams])
 
-    def classify(self, read, bodies):
+    def classify(self, features: list[Tensor], bodies: BodyBatch) -> Logits:
         """Features of all bodies from both streams, (B, F) each -> Logits of the clips."""
-        temporal, spatial = (self.dropout(self._fuse(features, bodies)) for features in read)
+        temporal, spatial = (
+            self.dropout(pool_persons(stream, bodies, self.person_pooling)) for stream in features
+        )
         return Logits(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
 
-    def describe(self, joints):
-        """Joints (B, C, T, V) -> what the networks are told of each (B, told, T, V). There is no
-        motion into the first frame, nor into or out of frames that a body is absent from."""
-        told = []
-        if "position" in self.inputs:
-            told.append(joints)
-        if "motion" in self.inputs:
-            there = joints.abs().sum((1, 3)) > 0  # (B, T)
-            both = (there[:, 1:] & there[:, :-1])[:, None, :, None]
-            told.append(nn.functional.pad((joints[:, :, 1:] - joints[:, :, :-1]) * both, (0, 0, 1, 0)))
-        if "bone" in self.inputs:
-            told.append(joints - joints.index_select(3, self.hangs_on))
-        if "distance" in self.inputs:
-            bodies = joints.detach().permute(0, 2, 3, 1)  # (B, T, V, C); the same in every view
-            apart = torch.cdist(bodies, bodies, compute_mode="donot_use_mm_for_euclid_dist")
-            told.append(apart.transpose(1, 2))  # (its faster way is exact to 0.001 only)
-        told = torch.cat(told, 1)
-        if self.norm:
-            each = told.transpose(2, 3)  # (B, told, V, T)
-            told = self.norm(each.flatten(1, 2)).view(each.shape).transpose(2, 3)
-        return told
-
-    def _fuse(self, features, bodies):
-        """Features of all bodies (B, F) -> of the clips (N, F)."""
-        features, there = bodies.scatter(features.float()), bodies.there  # (N, M, F)
-        absent = ~there[:, :, None]
-        if self.body_fusion == "mean":
-            return features.masked_fill(absent, 0).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
-        # An absent body must not win over negative features; nobody at all gives zeros.
-        highest = features.masked_fill(absent, -torch.inf).amax(1)
-        return highest.masked_fill(~there.any(1, keepdim=True), 0)
-
-    def posterior(self, scores):
-        """Late fusion, the mean of the posteriors: Logits -> class probabilities (N, classes)."""
-        temporal, spatial = (s.float().softmax(1) for s in scores)
+    def posterior(self, logits: Logits) -> Tensor:
+        """Late fusion: Logits -> class probabilities (N, classes), the weighted mean of both softmaxes
+        (the paper's "softmax class posteriors")."""
+        temporal, spatial = (stream.float().softmax(1) for stream in logits)
         return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
 
 
 class TemporalRNN(nn.Module):
-    """Reads the body frame by frame (the paper's "temporal RNN").
+    """The paper's temporal RNN: a step is a frame.
 
-    stacked       LSTM layers over the coordinates of all joints
-    hierarchical  an LSTM for each part (two arms, trunk, two legs); their outputs, side by side,
-                  are read by the LSTM of the whole body
+    stacked       LSTM layers read the coordinates of all joints.
+    hierarchical  One LSTM for each of five body parts (two arms, trunk, two legs) reads the joints of
+                  this part. Their hidden states are concatenated, frame by frame, and read by the LSTM
+                  of the whole body.
+
+    channels     features of a joint, in the paper its coordinates
+    encoder      class of the RNNs
+    input_layer  module that the input (B, T, V, C) passes first
     """
 
-    def __init__(self, layout, kind, channels, input_dropout, units, part_units, layers, bidirectional,
-                 dropout, pooling, residual):  # fmt: skip
+    def __init__(
+        self,
+        layout: Layout,
+        channels: int,
+        network: NetworkConfig,
+        encoder: type[LSTMEncoder] = LSTMEncoder,
+        input_layer: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        check("temporal", kind, TEMPORAL)
-        shared = {"bidirectional": bidirectional, "dropout": dropout, "residual": residual}
-        self.input_dropout = Dropout(input_dropout)
+        check_choice("temporal", network.temporal, TEMPORAL)
+        rnn = partial(encoder, bidirectional=network.bidirectional, dropout=network.dropout)
+        self.input_layer = input_layer or nn.Identity()
         self.parts = nn.ModuleList()
-        self.sizes = [len(joints) for joints in layout.parts.values()]
-        # (A buffer lies where the weights do; a list would be sent to the GPU for every batch.)
-        joints = [joint for part in layout.parts.values() for joint in part]
-        self.register_buffer("joints", torch.tensor(joints), persistent=False)
-        inputs = channels * len(layout.joints)
-        if kind == "hierarchical":
-            if layers < 2:
-                raise ValueError("the hierarchical temporal RNN needs layers >= 2: parts, then body")
-            for size in self.sizes:
-                self.parts.append(LSTMEncoder(channels * size, part_units, 1, **shared))
-            inputs, layers = sum(part.features for part in self.parts), layers - 1
-        self.dropout = Dropout(dropout)
-        self.body = LSTMEncoder(inputs, units, layers, pooling=pooling, **shared)
-        self.features = self.body.features
+        input_size, num_layers = channels * len(layout.joints), network.num_layers
+        if network.temporal == "hierarchical":
+            if num_layers < 2:
+                raise ValueError(
+                    "the hierarchical temporal RNN needs num_layers >= 2: parts, then body"
+                )
+            for joints in layout.parts.values():
+                self.parts.append(rnn(channels * len(joints), network.part_hidden_size, 1))
+            input_size, num_layers = sum(part.output_size for part in self.parts), num_layers - 1
+        # A buffer: indices on the device of the weights. A list would be copied there for every batch.
+        part_order = [joint for part in layout.parts.values() for joint in part]
+        self.register_buffer("part_order", torch.tensor(part_order), persistent=False)
+        self.part_sizes = [len(joints) for joints in layout.parts.values()]
+        self.dropout = Dropout(network.dropout)
+        self.body = rnn(input_size, network.hidden_size, num_layers, pooling=network.pooling)
+        self.output_size = self.body.output_size
 
-    def forward(self, bodies):
-        """Bodies (B, C, T, V) -> features (B, F)."""
-        return self.body(self.frames(bodies, {}))
+    def forward(self, features: Tensor) -> Tensor:
+        """Features of the joints (B, C, T, V) -> of the body (B, F)."""
+        return self.body(self.body_inputs(features))
 
-    def follow(self, bodies, state=None):
-        """Bodies (B, C, T, V) -> features after each frame (B, T, F), those of one direction.
+    def body_inputs(self, features: Tensor, part_states: list[State] | None = None) -> Tensor:
+        """Features of the joints (B, C, T, V) -> what the RNN of the body reads (B, T, input size).
 
-        state  dict that keeps what was read, {} before the first frames: go on with the next ones
+        part_states  the states of the part RNNs, if the frames are read in pieces (extensions.py)
         """
-        state = {} if state is None else state
-        return self.body.follow(self.frames(bodies, state), state.setdefault("body", {}))
-
-    def frames(self, bodies, state):
-        """What the RNN of the body reads at each frame (B, T, inputs)."""
-        frames = self.input_dropout(bodies.permute(0, 2, 3, 1))  # (B, T, V, C)
+        frames = self.input_layer(features.permute(0, 2, 3, 1))  # (B, T, V, C)
         if not self.parts:
             return frames.flatten(2)  # (B, T, V C)
-        ways = frames.index_select(2, self.joints).split(self.sizes, 2)
-        states = state.setdefault("parts", [{} for _ in self.parts])
-        parts = zip(self.parts, ways, states, strict=True)
-        read = run_on_cuda_streams(
-            [partial(part.steps, way.flatten(2), kept) for part, way, kept in parts]
-        )
-        return self.dropout(torch.cat(read, 2))
+        parts = frames.index_select(2, self.part_order).split(self.part_sizes, 2)
+        states = part_states or [{} for _ in parts]
+        calls = [
+            partial(rnn.hidden_states, joints.flatten(2), state)  # (B, T, V C) of a part
+            for rnn, joints, state in zip(self.parts, parts, states, strict=True)
+        ]
+        return self.dropout(torch.cat(run_on_cuda_streams(calls), 2))  # (B, T, F of all parts)
 
 
 class SpatialRNN(nn.Module):
-    """Reads the skeleton joint by joint (the paper's "spatial RNN"): a step is one joint and its input
-    is the joint's way through a window of time; the sequence runs over the body, not over time.
+    """The paper's spatial RNN: a step is a joint, and the input is the coordinates of this joint in all
+    frames of a window. The sequence runs over the skeleton, not over time.
 
-    chain      every joint once: arms, trunk, legs, the trunk in the middle
-    traversal  a walk over the tree of bones, every bone forward and back, so that neighbours in the
-               sequence are neighbours on the body
+    chain      every joint once: arms, trunk and legs, the trunk in the middle
+    traversal  a depth-first walk over the skeleton that passes each bone forwards and back, so that
+               neighbours in the sequence are neighbours in the skeleton
+
+    Longer clips are cut into windows, which are read one by one; their features are averaged. (The
+    paper takes a window around each time step.)
+
+    channels        features of a joint, in the paper its coordinates
+    encoder         class of the RNN
+    embedding       module that the inputs of the steps (B, W, V, C window) pass first
+    across_windows  makes the module that pools the windows, from the number of their features
     """
 
-    def __init__(self, layout, kind, channels, window, stride, window_layers, embedding, causal, units,
-                 part_units, layers, bidirectional, dropout, pooling, residual):  # fmt: skip
+    def __init__(
+        self,
+        layout: Layout,
+        channels: int,
+        network: NetworkConfig,
+        encoder: type[LSTMEncoder] = LSTMEncoder,
+        embedding: nn.Module | None = None,
+        across_windows: Callable[[int], nn.Module] = MeanPool,
+    ) -> None:
         super().__init__()
-        check("spatial", kind, SPATIAL)
-        shared = {"bidirectional": bidirectional, "dropout": dropout, "pooling": pooling}
-        shared["residual"] = residual
-        order = layout.chain if kind == "chain" else layout.traversal
-        self.register_buffer("order", torch.tensor(order), persistent=False)
-        self.window, self.stride = window, stride or window
-        self.embed, inputs = None, channels * window
-        if embedding:
-            self.embed, inputs = nn.Linear(inputs, embedding), embedding
-            self.joint = nn.Parameter(0.02 * torch.randn(len(layout.joints), embedding))
-        if window_layers >= layers:
-            raise ValueError(f"window_layers={window_layers}: fewer than layers={layers}")
-        lower = part_units if window_layers else units
-        self.reader = LSTMEncoder(inputs, lower, layers - window_layers, **shared)
-        self.windows = None
-        if window_layers:
-            along_time = shared | {"bidirectional": bidirectional and not causal}
-            self.windows = LSTMEncoder(self.reader.features, units, window_layers, **along_time)
-        self.features = (self.windows or self.reader).features
+        check_choice("spatial", network.spatial, SPATIAL)
+        order = layout.chain if network.spatial == "chain" else layout.traversal
+        self.register_buffer("order", torch.tensor(order), persistent=False)  # (S,) joint of each step
+        self.window = network.spatial_window
+        self.stride = network.spatial_stride or self.window
+        self.embedding = embedding or nn.Identity()
+        input_size = embedding.output_size if embedding else channels * self.window
+        rnn = partial(encoder, bidirectional=network.bidirectional, dropout=network.dropout)
+        self.rnn = rnn(input_size, network.hidden_size, network.num_layers, pooling=network.pooling)
+        self.across_windows = across_windows(self.rnn.output_size)
+        self.output_size = self.across_windows.output_size
 
-    def forward(self, bodies):
-        """Bodies (B, C, T, V) -> features (B, F). T is at least the window; longer clips are cut
-        into as few windows as cover them, evenly spaced, and the windows' features averaged."""
-        frames = int(bodies.shape[2])  # (a constant in what export.py makes)
+    def forward(self, features: Tensor) -> Tensor:
+        """Features of the joints (B, C, T, V) -> of the body (B, F). T is at least the window. As few
+        windows as cover the clip, at most `stride` frames apart, are evenly spaced over it."""
+        frames = int(features.shape[2])  # (a constant in an exported network: export.py)
         if frames < self.window:
             raise ValueError(
-                f"clips of {frames} frames are shorter than the spatial window of {self.window}"
+                f"clips of {frames} frames are shorter than the spatial window of {self.window}\n"
+                "choose a smaller spatial_window, or give longer clips"
             )
         count = 1 - (self.window - frames) // self.stride
         starts = [i * (frames - self.window) // max(count - 1, 1) for i in range(count)]
-        ways = torch.stack([bodies[:, :, at : at + self.window] for at in starts], 1)
-        read = self.read(ways.permute(0, 1, 4, 2, 3))
-        return self.windows(read) if self.windows else read.mean(1)
+        windows = torch.stack([features[:, :, at : at + self.window] for at in starts], 1)
+        return self.across_windows(self.read_windows(windows.permute(0, 1, 4, 2, 3)))
 
-    def follow(self, bodies, state=None):
-        """Bodies (B, C, T, V) -> features after each frame (B, T, F): those of the windows that are
-        full by then, one every `stride` frames, the first after `stride`; zeros before.
-
-        state  as in TemporalRNN.follow
-        """
-        state = {} if state is None else state
-        batch, channels, frames, joints = bodies.shape
-        empty = bodies.new_zeros(batch, channels, max(self.window - self.stride, 0), joints)
-        last = bodies.new_zeros(batch, 1, self.features)
-        kept, last = state.get("frames", empty), state.get("last", last)
-        waiting = kept.shape[2] - empty.shape[2]  # frames since the last window
-        bodies = torch.cat((kept, bodies), 2)
-        full = (waiting + torch.arange(1, frames + 1, device=bodies.device)) // self.stride
-        count = (waiting + frames) // self.stride
-        features = last
-        if count:
-            ways = bodies.unfold(2, self.window, self.stride)  # (B, C, windows, V, window)
-            read = self.read(ways[:, :, :count].permute(0, 2, 3, 1, 4))
-            if self.windows:
-                read = self.windows.follow(read, state.setdefault("windows", {}))
-            else:
-                read = cumulative_pool(read, "mean", state.setdefault("windows", {}))
-            features = torch.cat((last, read), 1)
-        state |= {"frames": bodies[:, :, count * self.stride :], "last": features[:, -1:]}
-        return features.index_select(1, full)
-
-    def read(self, ways):
-        """Ways of the joints through windows (B, windows, V, C, window) -> features (B, windows, F)."""
-        ways = ways.flatten(3)
-        if self.embed:
-            ways = torch.relu(self.embed(ways) + self.joint)
-        steps = ways.index_select(2, self.order)
-        return self.reader(steps.flatten(0, 1)).view(*ways.shape[:2], self.reader.features)
+    def read_windows(self, windows: Tensor) -> Tensor:
+        """Features of the joints in windows (B, W, V, C, window) -> of each window (B, W, F)."""
+        joints = self.embedding(windows.flatten(3))  # (B, W, V, C window)
+        steps = joints.index_select(2, self.order)  # (B, W, S, C window)
+        return self.rnn(steps.flatten(0, 1)).view(*joints.shape[:2], self.rnn.output_size)

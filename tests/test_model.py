@@ -1,31 +1,48 @@
-from pathlib import Path
+"""The networks of model.py, with and without the additions of extensions.py."""
+
+import json
+from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-import model as model_module
-from layers import POOLINGS
-from model import SPATIAL, TEMPORAL, Logits, TwoStreamRNN
+from extensions import ExtensionConfig
+from layers import PERSON_POOLINGS, POOLINGS, Dropout
+from model import SPATIAL, TEMPORAL, Logits, NetworkConfig, TwoStreamRNN
+from skeletons.batch import BodyBatch
 from skeletons.layout import KINECT_V1, KINECT_V2, Layout
 
-SMALL = {"units": 8, "part_units": 4, "spatial_window": 10, "dropout": 0.0}
+SMALL = {"hidden_size": 6, "part_hidden_size": 3, "spatial_window": 10, "dropout": 0.0}
 GENERAL = {
-    "inputs": ("position", "motion", "bone", "distance"), "input_norm": True, "embedding": 6,
-    "view_units": 5, "residual": True, "spatial_stride": 5,
-    "layers": 3, "window_layers": 1, "input_dropout": 0.1,
+    "modalities": ("joint", "motion", "bone", "distance"), "input_norm": True, "embedding_size": 6,
+    "view_adaptation": 5, "residual": True, "spatial_stride": 5,
+    "num_layers": 3, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip
+CAUSAL = GENERAL | {"view_adaptation": 0, "causal": True, "spatial_stride": 4}
 COMBINATIONS = [(t, s) for t in TEMPORAL for s in SPATIAL]
 EACH = pytest.mark.parametrize("temporal, spatial", COMBINATIONS)
 STAR = Layout("star", ("middle", "a", "b"), (-1, 0, 0), {"all": (0, 1), "rest": (2,)})
 
 
-def build(temporal="hierarchical", spatial="traversal", layout=KINECT_V2, classes=7, **options):
+def configs(**options):
+    """Options by name -> NetworkConfig and ExtensionConfig."""
+    of_network = {field.name for field in fields(NetworkConfig)}
+    network = {name: value for name, value in options.items() if name in of_network}
+    extensions = {name: value for name, value in options.items() if name not in of_network}
+    return NetworkConfig(**network), ExtensionConfig(**extensions)
+
+
+def build(temporal="hierarchical", spatial="traversal", layout=KINECT_V2, channels=3, **options):
     torch.manual_seed(0)
-    return TwoStreamRNN(layout, classes, temporal, spatial, **SMALL | options).eval()
+    options = SMALL | {"temporal": temporal, "spatial": spatial} | options
+    return TwoStreamRNN(layout, 7, *configs(**options), channels).eval()
 
 
 def clips(layout=KINECT_V2, frames=20, channels=3):
-    """Four clips: one body, two bodies, nobody, only the second place taken."""
+    """Four clips: one body, two bodies, no body, a body in the second slot only."""
     data = torch.randn(4, channels, frames, len(layout.joints), 2, generator=torch.manual_seed(1))
     data[0, ..., 1] = 0
     data[2] = 0
@@ -33,216 +50,275 @@ def clips(layout=KINECT_V2, frames=20, channels=3):
     return data
 
 
+def inputs_of(module):
+    """The list of the first inputs that a module will get."""
+    inputs = []
+    module.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    return inputs
+
+
+# The paper's networks.
+
+
+def encode(encoder, sequence, pooling):
+    """The paper's RNN over one sequence (S, inputs) -> (F,)."""
+    for lstm in encoder.layers:
+        sequence, (state, _) = lstm(sequence)
+    return {"max": sequence.amax(0), "mean": sequence.mean(0), "last": state.flatten()}[pooling]
+
+
+def paper_features(model, layout, body, pooling):
+    """Both streams as the paper tells them, for one body (C, T, V) as long as a window -> two (F,)."""
+    frames = body.permute(1, 2, 0)  # (T, V, C)
+    if model.temporal.parts:
+        joints = [frames[:, list(part)].flatten(1) for part in layout.parts.values()]
+        per_part = zip(model.temporal.parts, joints, strict=True)
+        frames = torch.cat([part.layers[0](sequence)[0] for part, sequence in per_part], 1)
+    order = {len(layout.chain): layout.chain, len(layout.traversal): layout.traversal}
+    order = order[len(model.spatial.order)]
+    steps = torch.stack([body[:, :, joint].flatten() for joint in order])  # (S, C T)
+    temporal = encode(model.temporal.body, frames.flatten(1), pooling)
+    return temporal, encode(model.spatial.rnn, steps, pooling)
+
+
 @EACH
+@pytest.mark.parametrize("pooling, bidirectional", [("max", True), ("last", False), ("mean", True)])
+def test_without_extensions_the_networks_are_the_paper_s(temporal, spatial, pooling, bidirectional):
+    model = build(temporal, spatial, pooling=pooling, bidirectional=bidirectional)
+    data = clips(frames=10)
+    logits = model(data)
+    for i, bodies in enumerate(([0], [0, 1], [], [1])):
+        of_bodies = [paper_features(model, KINECT_V2, data[i, ..., m], pooling) for m in bodies]
+        for stream, classifier in enumerate((model.temporal_classifier, model.spatial_classifier)):
+            features = torch.zeros(classifier.in_features)
+            if bodies:
+                features = torch.stack([body[stream] for body in of_bodies]).mean(0)
+            torch.testing.assert_close(logits[stream][i], classifier(features))
+
+
+def lstm_parameters(inputs, hidden, directions=2):
+    return directions * 4 * hidden * (inputs + hidden + 2)
+
+
+def test_the_default_sizes_are_the_authors():
+    assert (NetworkConfig().temporal, NetworkConfig().spatial) == ("hierarchical", "traversal")
+    model = TwoStreamRNN(KINECT_V2, 60)
+    parts = sum(lstm_parameters(3 * len(part), 256) for part in KINECT_V2.parts.values())
+    temporal = parts + lstm_parameters(5 * 2 * 256, 512)
+    spatial = lstm_parameters(3 * 100, 512) + lstm_parameters(2 * 512, 512)
+    classifiers = 2 * (2 * 512 + 1) * 60
+    assert sum(p.numel() for p in model.parameters()) == temporal + spatial + classifiers
+    dropouts = {layer.p for layer in model.modules() if isinstance(layer, Dropout) if layer.p}
+    assert dropouts == {0.5} and model.temporal.body.pooling == model.spatial.rnn.pooling == "max"
+    text = NetworkConfig("stacked", "chain", bidirectional=False, pooling="last")
+    model = TwoStreamRNN(KINECT_V2, 60, text)
+    stacked = lstm_parameters(75, 512, 1) + lstm_parameters(512, 512, 1)
+    chain = lstm_parameters(300, 512, 1) + lstm_parameters(512, 512, 1)
+    assert sum(p.numel() for p in model.parameters()) == stacked + chain + 2 * (512 + 1) * 60
+
+
 @pytest.mark.parametrize("layout", [KINECT_V2, KINECT_V1, STAR], ids=lambda x: x.name)
-@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize(
     "options", [{"bidirectional": False}, {}, GENERAL], ids=["one way", "", "general"]
 )
+@pytest.mark.parametrize("pooling", POOLINGS)
+@EACH
 def test_every_combination_trains(temporal, spatial, layout, pooling, options):
-    model = build(temporal, spatial, layout, pooling=pooling, **options)
-    scores = model(clips(layout))
-    assert scores.temporal.shape == scores.spatial.shape == (4, 7)
-    (scores.temporal.square().sum() + scores.spatial.square().sum()).backward()
+    model = build(temporal, spatial, layout, pooling=pooling, **options).train()
+    logits = model(clips(layout, frames=12))
+    assert logits.temporal.shape == logits.spatial.shape == (4, 7)
+    sum(stream.square().sum() for stream in logits).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
 
 
+# Bodies and clips.
+
+
 @EACH
 @pytest.mark.parametrize(
-    "options", [{}, {"body_fusion": "max"}, GENERAL], ids=["mean", "max", "general"]
+    "options",
+    [{}, {"person_pooling": "max"}, GENERAL, CAUSAL],
+    ids=["mean", "max", "general", "causal"],
 )
 def test_one_clip_equals_the_same_clip_in_a_batch(temporal, spatial, options):
     model, data = build(temporal, spatial, **options), clips()
-    together = model(data)
+    batch = model(data)
     for i in range(len(data)):
-        alone = model(data[i : i + 1])
-        for one, all_of_them in zip(alone, together, strict=True):
-            torch.testing.assert_close(one[0], all_of_them[i])
+        for alone, in_batch in zip(model(data[i : i + 1]), batch, strict=True):
+            torch.testing.assert_close(alone[0], in_batch[i])
 
 
-def test_only_bodies_that_are_present_are_run(monkeypatch):
+def test_only_bodies_that_are_present_are_run():
     """The original ran the absent second person through both networks and averaged it in."""
-    model, data = build(), clips()
-    run = []
-    monkeypatch.setattr(
-        model.temporal, "forward", lambda x: run.append(len(x)) or x.new_ones(len(x), 16)
-    )
-    monkeypatch.setattr(
-        model.spatial, "forward", lambda x: run.append(len(x)) or x.new_ones(len(x), 16)
-    )
-    model(data)
-    assert run == [4, 4]  # bodies: 1 + 2 + 0 + 1
+    model = build()
+    inputs = [inputs_of(model.temporal), inputs_of(model.spatial)]
+    model(clips())
+    assert [[len(bodies) for bodies in stream] for stream in inputs] == [[4], [4]]  # 1 + 2 + 0 + 1
 
 
-@pytest.mark.parametrize("fusion", ["mean", "max"])
-def test_places_for_bodies_do_not_matter(fusion):
-    model, data = build(body_fusion=fusion), clips()
+@pytest.mark.parametrize("pooling", PERSON_POOLINGS)
+def test_the_slots_of_bodies_do_not_matter(pooling):
+    model, data = build(person_pooling=pooling), clips()
     expected = model(data)
-    three_places = torch.cat((data, torch.zeros_like(data[..., :1])), -1)
-    for one, two in zip(model(three_places), expected, strict=True):
-        torch.testing.assert_close(one, two)
-    for one, two in zip(model(data.flip(-1)), expected, strict=True):
-        torch.testing.assert_close(one, two)
-    for one, two in zip(model(data[:1, ..., :1]), expected, strict=True):
-        torch.testing.assert_close(one[0], two[0])
+    three_slots = torch.cat((data, torch.zeros_like(data[..., :1])), -1)
+    for same in (three_slots, data.flip(-1), BodyBatch.from_dense(data)):
+        for logits, stream in zip(model(same), expected, strict=True):
+            torch.testing.assert_close(logits, stream)
+    for logits, stream in zip(model(data[:1, ..., :1]), expected, strict=True):
+        torch.testing.assert_close(logits[0], stream[0])
 
 
-@pytest.mark.parametrize("fusion", ["mean", "max"])
-def test_nobody_in_any_clip_is_a_defined_result(fusion):
-    model = build(body_fusion=fusion)
-    scores = model(torch.zeros(2, 3, 20, 25, 2))
-    assert torch.equal(scores.temporal[0], model.temporal_classifier.bias)
-    assert model.posterior(scores).isfinite().all()
-    assert torch.equal(model(clips())[0][2], model.temporal_classifier.bias)
-    sum(scores).sum().backward()  # processes that train together wait for each gradient
-    assert all(weights.grad is not None for weights in model.parameters())
+@pytest.mark.parametrize("pooling", PERSON_POOLINGS)
+def test_features_of_several_persons_are_pooled(pooling):
+    model, data = build(person_pooling=pooling), clips()[1:2]
+    streams = model.encode(BodyBatch.from_dense(data).joints)  # of two bodies
+    pooled = [features.mean(0) if pooling == "mean" else features.amax(0) for features in streams]
+    assert (pooled[0] < 0).any()  # which the zeros of an absent body would exceed
+    for slots in (data, torch.cat((data, torch.zeros_like(data)), -1)):
+        logits = model(slots)
+        torch.testing.assert_close(logits.temporal[0], model.temporal_classifier(pooled[0]))
+        torch.testing.assert_close(logits.spatial[0], model.spatial_classifier(pooled[1]))
 
 
-def test_a_spatial_step_is_a_joint_and_its_way_through_a_window():
+@pytest.mark.parametrize(
+    "options", [{"person_pooling": "mean"}, {"person_pooling": "max"}, GENERAL, CAUSAL]
+)
+def test_a_batch_without_any_body_is_a_defined_result(options):
+    model = build(**options).train()
+    bodies = [inputs_of(lstm) for lstm in model.modules() if isinstance(lstm, nn.LSTM)]
+    logits = model(torch.zeros(2, 3, 20, 25, 2))
+    assert all(len(inputs[0]) for inputs in bodies)  # cuDNN reads no empty batch
+    assert torch.equal(logits.temporal[0], model.temporal_classifier.bias)
+    assert torch.equal(logits.spatial[1], model.spatial_classifier.bias)
+    assert torch.equal(model(clips()).temporal[2], model.temporal_classifier.bias)
+    sum(logits).sum().backward()  # processes that train together wait for each gradient
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
+# The streams.
+
+
+@pytest.mark.parametrize("spatial", SPATIAL)
+def test_a_spatial_step_is_a_joint_in_a_window(spatial):
     """In the original a step was a single coordinate of a single joint."""
-    for spatial, order in (("chain", KINECT_V2.chain), ("traversal", KINECT_V2.traversal)):
-        stream = build(spatial=spatial).spatial
-        seen = []
-        stream.reader.layers[0].register_forward_hook(
-            lambda m, args, out, seen=seen: seen.append(args[0])
-        )
-        bodies = torch.randn(2, 3, 10, 25)
-        stream(bodies)
-        (steps,) = seen
-        assert steps.shape == (2, len(order), 3 * 10)
-        for step, joint in enumerate(order):
-            assert torch.equal(steps[:, step], bodies[..., joint].flatten(1))
+    order = getattr(KINECT_V2, spatial)
+    stream = build(spatial=spatial).spatial
+    inputs = inputs_of(stream.rnn.layers[0])
+    bodies = torch.randn(2, 3, 10, 25)
+    stream(bodies)
+    (steps,) = inputs
+    assert steps.shape == (2, len(order), 3 * 10)
+    for step, joint in enumerate(order):
+        assert torch.equal(steps[:, step], bodies[..., joint].flatten(1))
 
 
 @pytest.mark.parametrize("frames, starts", [(10, [0]), (20, [0, 10]), (25, [0, 7, 15])])
 def test_longer_clips_are_cut_into_windows_that_cover_them(frames, starts):
     stream, bodies = build().spatial, torch.randn(2, 3, frames, 25)
-    windows = [stream(bodies[:, :, at : at + 10]) for at in starts]
+    windows = [stream(bodies[:, :, start : start + 10]) for start in starts]
     torch.testing.assert_close(stream(bodies), torch.stack(windows).mean(0))
 
 
 def test_windows_overlap_and_are_read_in_order():
     stream, bodies = build(spatial_stride=4, window_layers=1).spatial, torch.randn(2, 3, 20, 25)
-    seen = []
-    stream.windows.register_forward_hook(lambda m, args, out: seen.append(args[0]))
-    stream(bodies)
-    assert seen[0].shape == (2, 4, 8)  # part_units in both directions
-    for i, at in enumerate((0, 3, 6, 10)):  # 4 frames apart at most, the last one at the end
-        steps = bodies[:, :, at : at + 10].permute(0, 3, 1, 2).flatten(2)[:, list(KINECT_V2.traversal)]
-        torch.testing.assert_close(seen[0][:, i], stream.reader(steps))
-
-
-def test_what_is_told_of_a_joint():
-    joints = torch.randn(1, 3, 5, 25)
-    joints[:, :, 3] = 0  # a frame without the body
-    told = build(inputs=("position", "motion", "bone", "distance")).describe(joints)
-    position, motion, bone, distance = told.split([3, 3, 3, 25], 1)
-    assert torch.equal(position, joints)
-    assert torch.equal(motion[:, :, 1:3], joints[:, :, 1:3] - joints[:, :, :2])
-    assert not motion[:, :, [0, 3, 4]].any()
-    for joint, parent in KINECT_V2.bones:
-        assert torch.equal(bone[..., joint], joints[..., joint] - joints[..., parent])
-    assert not bone[..., KINECT_V2.root].any()
-    apart = (joints[..., None] - joints[..., None, :]).square().sum(1).sqrt()  # (B, T, V, V)
-    torch.testing.assert_close(distance.transpose(1, 2), apart, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("channels", [2, 3])
-def test_the_view_turns_a_body_as_a_whole(channels):
-    """At first hardly at all; it changes no distance, whatever it learned."""
-    view = build(view_units=5, channels=channels).view
-    bodies = torch.randn(4, channels, 10, 25)
-    torch.testing.assert_close(view(bodies), bodies, atol=0.05, rtol=0)
-    torch.nn.init.normal_(view.angles.weight)
-    turned = view(bodies)
-    assert (turned - bodies).abs().amax((1, 2, 3)).min() > 0.1
-    before, after = (body[:, :, :, :25].permute(0, 2, 3, 1) for body in (bodies, turned))
-    torch.testing.assert_close(torch.cdist(after, after), torch.cdist(before, before))
-
-
-def test_residual_layers_add_to_what_they_read():
-    reader = build(residual=True, layers=3).temporal.body
-    for lstm in reader.layers:
-        for weights in lstm.parameters():
-            torch.nn.init.zeros_(weights)  # says nothing
-    sequence = torch.randn(2, 5, reader.enter.in_features)
-    torch.testing.assert_close(reader.steps(sequence), reader.norms[-1](reader.enter(sequence)))
+    inputs = inputs_of(stream.across_windows)
+    output = stream(bodies)
+    assert inputs[0].shape == (2, 4, 6)  # part_hidden_size in both directions
+    for i, start in enumerate((0, 3, 6, 10)):  # 4 frames apart at most, the last one at the end
+        window = bodies[:, :, start : start + 10]
+        steps = window.permute(0, 3, 1, 2).flatten(2)[:, list(KINECT_V2.traversal)]
+        torch.testing.assert_close(inputs[0][:, i], stream.rnn(steps))
+    reversed_windows = stream.across_windows(inputs[0].flip(1))
+    assert not torch.allclose(output, reversed_windows)
 
 
 def test_a_temporal_part_reads_its_own_joints():
     stream = build().temporal
+    inputs = [inputs_of(part.layers[0]) for part in stream.parts]
     body = torch.randn(1, 3, 20, 25)
-    for part, joints in zip(stream.parts, KINECT_V2.parts.values(), strict=True):
-        seen = []
-        part.layers[0].register_forward_hook(lambda m, args, out, seen=seen: seen.append(args[0]))
-        stream(body)
-        assert torch.equal(seen[0].unflatten(2, (-1, 3)), body[..., list(joints)].permute(0, 2, 3, 1))
-
-
-def test_last_pooling_is_where_each_direction_has_read_everything():
-    reader = model_module.LSTMEncoder(3, 4, 1, True, pooling="last").eval()
-    sequence = torch.randn(2, 9, 3)
-    _, (state, _) = reader.layers[0](sequence)
-    torch.testing.assert_close(reader(sequence), state.transpose(0, 1).flatten(1))
+    stream(body)
+    for (sequence,), joints in zip(inputs, KINECT_V2.parts.values(), strict=True):
+        expected = body[..., list(joints)].permute(0, 2, 3, 1)
+        assert torch.equal(sequence.unflatten(2, (-1, 3)), expected)
 
 
 @pytest.mark.parametrize("temporal", TEMPORAL)
-def test_dropout_stands_between_the_layers_of_both_streams(temporal):
-    """With everything dropped between the layers, what the body does no longer reaches the end."""
-    model, one, two = build(temporal, dropout=1.0), clips()[:1], clips()[1:2]
-    bodies = [x[..., 0] for x in (one, two)]
+def test_dropout_is_between_the_layers_of_both_streams(temporal):
+    """With everything dropped between the layers, the input does not reach the output."""
+    model, data = build(temporal, dropout=1.0), clips()
     for stream in (model.temporal, model.spatial):
-        assert not torch.allclose(*(stream.eval()(b) for b in bodies))
-        torch.testing.assert_close(*(stream.train()(b) for b in bodies))
+        assert not torch.allclose(stream.eval()(data[:1, ..., 0]), stream(data[1:2, ..., 0]))
+        torch.testing.assert_close(stream.train()(data[:1, ..., 0]), stream(data[1:2, ..., 0]))
+
+
+def test_dropout_is_before_the_classifiers():
+    model = build(dropout=1.0).train()
+    for logits, classifier in zip(
+        model(clips()), (model.temporal_classifier, model.spatial_classifier), strict=True
+    ):
+        assert torch.equal(logits, classifier.bias.expand(4, 7))
 
 
 def test_fusion_is_the_weighted_mean_of_posteriors():
     model = build()
-    scores = Logits(torch.randn(5, 7), torch.randn(5, 7))
+    logits = Logits(torch.randn(5, 7), torch.randn(5, 7))
     assert model.temporal_weight == 0.5
     model.temporal_weight = 0.9
-    expected = 0.9 * scores.temporal.softmax(1) + 0.1 * scores.spatial.softmax(1)
-    torch.testing.assert_close(model.posterior(scores), expected)
-    torch.testing.assert_close(model.posterior(scores).sum(1), torch.ones(5))
-    for weight, stream in ((1.0, scores.temporal), (0.0, scores.spatial)):
+    expected = 0.9 * logits.temporal.softmax(1) + 0.1 * logits.spatial.softmax(1)
+    torch.testing.assert_close(model.posterior(logits), expected)
+    torch.testing.assert_close(model.posterior(logits).sum(1), torch.ones(5))
+    for weight, stream in ((1.0, logits.temporal), (0.0, logits.spatial)):
         model.temporal_weight = weight
-        torch.testing.assert_close(model.posterior(scores), stream.softmax(1))
+        torch.testing.assert_close(model.posterior(logits), stream.softmax(1))
 
 
-def test_streams_share_no_parameters():
+@pytest.mark.parametrize("stream, other", [("temporal", "spatial"), ("spatial", "temporal")])
+def test_streams_share_no_parameters(stream, other):
     """Their losses add up, so training them together is training each alone (late fusion)."""
     model = build()
-    model(clips()).temporal.sum().backward()
-    assert all(p.grad is None for p in model.spatial.parameters())
+    getattr(model(clips()), stream).sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith(stream)}
+    assert not any(name.startswith(other) for name in trained)
 
 
-def test_the_authors_and_the_paper_s_settings():
-    authors = TwoStreamRNN(KINECT_V2, 60)
-    (lstm,) = authors.temporal.body.layers
-    assert (lstm.hidden_size, lstm.bidirectional, lstm.input_size) == (512, True, 5 * 2 * 256)
-    paper = TwoStreamRNN(KINECT_V2, 60, "stacked", bidirectional=False, pooling="last", part_units=128)
-    assert (len(paper.temporal.body.layers), paper.temporal.features) == (2, 512)
+# Settings.
 
 
-def test_the_model_does_not_choose_the_device():
-    """The original moved tensors to "cuda" inside the model."""
-    source = Path(model_module.__file__).read_text()
-    assert ".cuda(" not in source and 'to("cuda' not in source
+@pytest.mark.parametrize("options", [{}, GENERAL, CAUSAL], ids=["default", "general", "causal"])
+def test_a_configuration_and_weights_make_the_same_network(options):
+    """Through JSON, as in config.json, and from the dict of a checkpoint."""
+    model, configurations = build(**options), configs(**SMALL | options)
+    for configuration in configurations:
+        assert type(configuration)(**asdict(configuration)) == configuration
+        with pytest.raises(FrozenInstanceError):
+            configuration.temporal = "stacked"
+    torch.manual_seed(9)
+    read = [json.loads(json.dumps(asdict(configuration))) for configuration in configurations]
+    other = TwoStreamRNN(KINECT_V2, 7, NetworkConfig(**read[0]), ExtensionConfig(**read[1])).eval()
+    assert not torch.allclose(other(clips()).temporal, model(clips()).temporal)
+    other.load_state_dict(model.state_dict())
+    for logits, expected in zip(other(clips()), model(clips()), strict=True):
+        assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize(
     "options, choices",
     [
-        ({"temporal": "lstm"}, "stacked, hierarchical"),
+        ({"temporal": "lstm"}, "temporal='lstm' is unknown\nchoose from stacked, hierarchical"),
         ({"spatial": "tree"}, "chain, traversal"),
         ({"pooling": "sum"}, "max, mean, last"),
-        ({"inputs": ("speed",)}, "position, motion, bone"),
-        ({"body_fusion": "sum"}, "mean, max"),
-        ({"layers": 1}, "layers >= 2"),
-        ({"window_layers": 2}, "fewer than layers=2"),
-        ({"temporal_weight": 1.5}, "between 0 and 1"),
+        ({"person_pooling": "sum"}, "mean, max"),
+        ({"modalities": ("joint", "speed")}, "modalities='speed' .*\n.* joint, motion, bone, distance"),
+        ({"modalities": ()}, "joint, motion, bone, distance"),
+        ({"num_layers": 1}, "num_layers >= 2"),
+        ({"window_layers": 2}, "window_layers=2 .*\n.*fewer than num_layers=2"),
+        ({"temporal_weight": 1.5}, "temporal_weight=1.5\n.* between 0 and 1"),
+        ({"temporal_weight": float("nan")}, "between 0 and 1"),
+        ({"causal": True, "view_adaptation": 4}, "needs whole clips"),
     ],
 )
 def test_unknown_options_list_the_choices(options, choices):
@@ -251,18 +327,43 @@ def test_unknown_options_list_the_choices(options, choices):
 
 
 def test_clips_of_another_layout_or_too_short():
-    with pytest.raises(ValueError, match="another layout"):
+    with pytest.raises(ValueError, match=r"another layout: 20 joints with 3 .*\n.*25 joints with 3"):
         build()(clips(KINECT_V1))
+    with pytest.raises(ValueError, match=r"another layout: 25 joints with 2 .*\n.*25 joints with 3"):
+        build()(clips(channels=2))
     with pytest.raises(ValueError, match="4 frames are shorter than the spatial window of 10"):
         build()(clips(frames=4))
 
 
+# Devices.
+
+
+class OnlyMeta(TorchDispatchMode):
+    """Every operation is on tensors of the device "meta"."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta", function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, GENERAL, CAUSAL], ids=["default", "general", "causal"])
+def test_all_tensors_are_made_on_the_device_of_the_data(options):
+    """The original moved tensors to "cuda" in the model."""
+    model = build(spatial="chain", **options).to("meta").train()
+    bodies = BodyBatch(*(tensor.to("meta") for tensor in BodyBatch.from_dense(clips(frames=10))))
+    with OnlyMeta():
+        logits = model(bodies)
+    assert all(stream.shape == (4, 7) for stream in logits)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [{}, CAUSAL], ids=["default", "causal"])
 @EACH
-def test_cpu_equals_gpu(temporal, spatial, monkeypatch):
+def test_cpu_equals_gpu(temporal, spatial, options, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    model, data = build(temporal, spatial), clips()
-    here = model(data)
-    there = model.to("cuda")(data.to("cuda"))
-    for one, two in zip(here, there, strict=True):
-        torch.testing.assert_close(two.cpu(), one, atol=1e-4, rtol=1e-4)
+    model, data = build(temporal, spatial, **options), clips()
+    on_cpu = model(data)
+    on_gpu = model.to("cuda")(data.to("cuda"))
+    for logits, expected in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(logits.cpu(), expected, atol=1e-4, rtol=1e-4)
