@@ -1,112 +1,138 @@
-"""Recognition while it happens: class probabilities after every frame, at the same cost each.
+"""Live recognition: class probabilities after every frame, at the same cost for each.
 
-    recognizer = Recognizer.load("checkpoints/live/best.pt")  # of a causal network: --setting live
-    for joints in sensor:  # (V, C), or (M, V, C) for several bodies; metres, in the sensor's axes
+    recognizer = Recognizer.load("checkpoints/live/best.pt")  # a causal network: --preset live
+    for joints in sensor:  # (V, C), or (M, V, C) for several bodies; in the axes of the sensor
         probabilities = recognizer(joints)
 
-The temporal stream keeps the states of its LSTMs from frame to frame; the spatial stream keeps the last
-frames and reads a window of them every few frames. After n frames the probabilities are those of the
-same network for a clip of these n frames.
+The temporal stream keeps the states of its LSTMs from frame to frame. The spatial stream keeps the
+latest frames and reads a window of them every few frames. After n frames, the probabilities are those
+that the same network gives for a clip of these n frames.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
-from skeletons.batch import BodyBatch
+from model import TwoStreamRNN
+from skeletons.batch import BodyBatch, visible_frames
 from skeletons.layout import Layout
-from skeletons.preprocess import bone_matrix, normalisation
+from skeletons.preprocess import Preprocess, to_reference
 from training.checkpoint import build_model, load_checkpoint
+
+FRAMES = ("camera", "first-frame", "body")  # reference frames that are known in the first frame
 
 
 class Recognizer:
     """Reads one frame after the other.
 
-    model    causal TwoStreamRNN
-    layout   its body (skeleton.Layout)
-    classes  names of the classes
-    feeding  options of the Feeder that it was trained with: "origin_transfer", "normalization"
+    model       a causal TwoStreamRNN
+    preprocess  of the clips that it was trained with, with normalization False or "start", and an
+                origin_transfer that is known in the first frame
+    classes     names of the classes
 
-    Raises ValueError for a network that is not causal, or was fed in another way than as frames come.
+    Raises ValueError for a network that is not causal, or that needs the whole clip to be normalised.
     """
 
-    def __init__(self, model, layout, classes, feeding):
-        origin, size = feeding["origin_transfer"], feeding["normalization"]
-        if not model.causal or origin not in ("none", "start", "view") or size not in (False, "start"):
+    def __init__(self, model: TwoStreamRNN, preprocess: Preprocess, classes: list[str]) -> None:
+        known = preprocess.origin_transfer in FRAMES and preprocess.normalization in (False, "start")
+        if not model.causal or not known:
             raise ValueError(
-                "only a causal network reads frames as they come: train one with --setting live (with "
-                "an --origin of none, start or view)"
+                "only a causal network can read frames as they arrive\ntrain one with --preset live, "
+                f"and with one of these reference frames: {', '.join(FRAMES)}"
             )
-        self.model, self.layout, self.classes = model.eval(), layout, classes
-        self.origin, self.size = origin, size
+        self.model, self.preprocess, self.classes = model.eval(), preprocess.eval(), classes
         self.reset()
 
     @classmethod
-    def load(cls, checkpoint):
+    def load(cls, checkpoint: str | Path) -> Recognizer:
         """From a checkpoint of train.py."""
         contents = load_checkpoint(checkpoint)
         model, layout = build_model(contents), Layout.from_dict(contents["layout"])
         try:
-            return cls(model, layout, contents["classes"], contents["feeding"])
+            preprocess = Preprocess(layout, model.channels, **contents["preprocessing"])
+            return cls(model, preprocess, contents["classes"])
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
 
-    def reset(self):
-        """Forget what was read: another clip begins."""
-        self.bodies = {}  # place -> what is kept of the body there
-        self.view = None  # matrix (C, C) and origin (C,), from the first frame with a body
+    @property
+    def layout(self) -> Layout:
+        """The layout of the bodies."""
+        return self.preprocess.layout
+
+    def reset(self) -> None:
+        """Begin another clip: forget all frames."""
+        self.bodies: dict[int, BodyState] = {}  # slot -> state of the body in it
+        self.reference: tuple[Tensor, Tensor] | None = None  # from the first frame with a body
 
     @torch.no_grad()
-    def __call__(self, joints):
-        """The next frame (V, C) or (M, V, C) -> class probabilities (classes,), float32 numpy. A body
-        keeps its place; one that is absent is zero or NaN. A joint that was not seen is NaN, and stays
-        where it was; a body counts from the first frame in which all its joints were seen."""
+    def __call__(self, joints: ArrayLike) -> np.ndarray:
+        """The next frame (V, C) or (M, V, C) -> class probabilities, float32 (classes,).
+
+        A body keeps its slot. An absent body is zero or NaN. A joint that was not detected is NaN, and
+        keeps its last position; a body exists from the first frame in which all its joints are
+        detected. Without any body so far, all classes are equally probable.
+        """
         joints = torch.as_tensor(np.array(joints, np.float32))
         joints = joints[None] if joints.dim() == 2 else joints
-        expected = (self.model.joints, self.model.channels)
+        expected = (self.model.num_joints, self.model.channels)
         if joints.dim() != 3 or joints.shape[1:] != expected:
             raise ValueError(
                 f"a frame of shape {tuple(joints.shape)}: needs {expected}, joints and coordinates"
             )
-        for place, body in enumerate(joints.mT):  # (C, V)
-            known, earlier = body.isfinite().all(0), self.bodies.get(place)  # (V,)
-            if body[:, known].any() and (earlier or known.all()):
-                body = torch.where(known, body, earlier.seen) if earlier else body
-                self._read(self.bodies.setdefault(place, Body()), body)
+        for slot, body in enumerate(joints.mT):  # (C, V)
+            detected, state = body.isfinite().all(0), self.bodies.get(slot)  # (V,)
+            visible = visible_frames(torch.where(detected, body, 0)[None, :, None]).any()
+            if visible and (state or detected.all()):
+                body = torch.where(detected, body, state.recorded) if state else body
+                self._read(self.bodies.setdefault(slot, BodyState()), body)
         bodies = self.bodies.values()
         if not bodies:
             return np.full(len(self.classes), 1 / len(self.classes), np.float32)
-        read = [
-            torch.cat(features) for features in zip(*(body.features for body in bodies), strict=True)
+        features = [
+            torch.cat(stream) for stream in zip(*(body.features for body in bodies), strict=True)
         ]
         count = len(bodies)
         one_clip = BodyBatch(None, torch.arange(count), torch.ones(1, count, dtype=torch.bool))
-        return self.model.posterior(self.model.classify(read, one_clip))[0].numpy()
+        return self.model.posterior(self.model.classify(features, one_clip))[0].numpy()
 
-    def _read(self, body, joints):
+    def _read(self, body: BodyState, joints: Tensor) -> None:
         """The next frame (C, V) of a body."""
-        body.seen = joints
-        if self.view is None:
-            self.view = self._first_view(joints[None])
-        matrix, origin = self.view
-        joints = (matrix @ (joints - origin))[None, :, None]  # (1, C, 1, V)
-        before = joints if body.joints is None else body.joints
-        told = self.model.describe(torch.cat((before, joints), 2))[:, :, 1:]
+        body.recorded = joints
+        if self.reference is None:
+            self.reference = self._reference(joints)
+        joints = to_reference(joints[None, :, None], *self.reference)  # (1, C, 1, V)
+        previous = joints if body.joints is None else body.joints
+        features = self.model.joint_features(torch.cat((previous, joints), 2))[:, :, 1:]
         streams = zip((self.model.temporal, self.model.spatial), body.states, strict=True)
-        body.features = [stream.follow(told, state)[:, 0] for stream, state in streams]
+        body.features = [stream.step(features, state)[:, 0] for stream, state in streams]
         body.joints = joints
 
-    def _first_view(self, pose):
-        """From the first pose (1, C, V): matrix (C, C) and origin (C, 1), as `Feeder` takes them."""
-        yes = torch.ones(1, 1, dtype=torch.bool)
-        bodies = BodyBatch(pose[:, :, None], torch.zeros(1, dtype=torch.int64), yes)
-        how = (self.layout, bone_matrix(self.layout), self.origin, self.size)
-        matrix, origin = normalisation(bodies, yes, torch.ones(1), *how)
-        return matrix[0], origin[0, :, None]
+    def _reference(self, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """How all frames are normalised, from the first pose (C, V): matrix and origin for
+        `to_reference`."""
+        visible = torch.ones(1, 1, dtype=torch.bool)
+        body = BodyBatch(pose[None, :, None], torch.zeros(1, dtype=torch.int64), visible)
+        return self.preprocess.reference(body, visible, torch.ones(1))
 
 
-class Body:
-    """What is kept of a body: its last frame, as it was seen and as the network is told of it, the
-    streams' states, and its features now."""
+@dataclass
+class BodyState:
+    """What is kept of a body from frame to frame.
 
-    def __init__(self):
-        self.seen, self.joints, self.states, self.features = None, None, ({}, {}), None
+    recorded  (C, V) its latest frame, as recorded
+    joints    (1, C, 1, V) the same, normalised
+    states    of the temporal and of the spatial stream
+    features  of both streams, (1, F) each
+    """
+
+    recorded: Tensor | None = None
+    joints: Tensor | None = None
+    states: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+    features: list[Tensor] | None = None

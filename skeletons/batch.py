@@ -1,115 +1,201 @@
-"""Bodies of clips, as they are kept in memory and as the networks read them: only those that are there.
+"""Bodies in memory: a batch as the networks read it, and all clips of a data set.
 
-Most clips show one person, and data sets keep a place for two. Absent bodies are neither stored nor
-computed here. Letters: N clips, M places for bodies in a clip, B bodies that are there, F frames of all
-of them.
+Most clips show one person, while data sets keep two slots. Absent bodies are neither stored nor
+computed. An absent body has zero coordinates, in memory and on disk; `visible_frames` tests for it.
+
+Letters: N clips, M slots for bodies in a clip, B bodies in the batch, C coordinates, T frames of a
+window, V joints, F frames of all bodies together.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+
+def visible_frames(joints: Tensor) -> Tensor:
+    """The frames in which a body is visible: joints (B, C, T, V) -> bool (B, T).
+
+    A body is absent from a frame when all its coordinates are zero there.
+    """
+    return (joints != 0).any(3).any(1)
+
+
+def mean_bone_length(joints: Tensor, bones: Tensor) -> Tensor:
+    """Mean length of the bones in each pose (..., C, V) -> (...), in the unit of the data.
+
+    bones  (V, V - 1): poses times this are the bones, without the root (`preprocess.bone_matrix`)
+    """
+    return (joints @ bones).square().sum(-2).sqrt().mean(-1)
+
+
+def scale_or_one(total: Tensor, count: Tensor | int) -> Tensor:
+    """What a clip is divided by: the mean total / count of its bone lengths; 1 if there are none, or if
+    all of them are zero."""
+    scale = total / count  # (0 / 0 is not a number, and so not greater than 0)
+    return torch.where(scale > 0, scale, 1.0)
 
 
 class BodyBatch(NamedTuple):
-    """A batch of clips.
+    """The bodies of a batch of clips.
 
-    joints  float32 (B, C, T, V), the bodies clip by clip; zeros in frames a body is absent from
-    place   int64 (B,): whose body it is, clip * M + place
-    there   bool (N, M): who is to be seen in the frames of the batch; a body may be in the clip and not
-            in a window of it
+    joints   float32 (B, C, T, V), the bodies clip by clip; zeros in frames that a body is absent from
+    slot     int64 (B,): where each body belongs, clip * M + its slot in the clip
+    visible  bool (N, M): which slots hold a body that is visible in the window; a body may be in the
+             clip and not in this window of it
     """
 
-    joints: torch.Tensor
-    place: torch.Tensor
-    there: torch.Tensor
+    joints: Tensor
+    slot: Tensor
+    visible: Tensor
 
     @classmethod
-    def of(cls, data):
+    def from_dense(cls, clips: Tensor) -> BodyBatch:
         """From clips (N, C, T, V, M), zeros for absent bodies."""
-        there = (data != 0).flatten(1, 3).any(1)
-        place = there.flatten().nonzero()[:, 0]
-        return cls(data.permute(0, 4, 1, 2, 3)[there], place, there)
+        bodies = clips.permute(0, 4, 1, 2, 3)  # (N, M, C, T, V)
+        visible = visible_frames(bodies.flatten(0, 1)).any(1).view(bodies.shape[:2])
+        return cls(bodies[visible], visible.flatten().nonzero()[:, 0], visible)
 
-    def dense(self):
+    def to_dense(self) -> Tensor:
         """-> clips (N, C, T, V, M), zeros for absent bodies."""
         return self.scatter(self.joints).permute(0, 2, 3, 4, 1).contiguous()
 
-    def scatter(self, values):
-        """Something of each body (B, ...) -> (N, M, ...), zeros for absent bodies."""
-        count, places = self.there.shape
-        dense = values.new_zeros(count * places, *values.shape[1:])
-        return dense.index_copy(0, self.place, values).view(count, places, *values.shape[1:])
+    def scatter(self, values: Tensor) -> Tensor:
+        """One value of any shape for each body, (B, ...) -> (N, M, ...), zeros for absent bodies."""
+        clips, slots = self.visible.shape
+        dense = values.new_zeros(clips * slots, *values.shape[1:])
+        return dense.index_copy(0, self.slot, values).view(clips, slots, *values.shape[1:])
 
     @property
-    def clip(self):
+    def clip(self) -> Tensor:
         """(B,) the clip of each body."""
-        return self.place // self.there.shape[1]
+        return self.slot // self.visible.shape[1]
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> BodyBatch:
+        """The same on another device."""
         return BodyBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class Tracks(NamedTuple):
-    """All bodies of many clips, the frames of each body one after the other.
+    """The bodies of many clips, each in all frames of its clip, one body after the other.
 
-    joints  float32 (F, C V)
-    seen    bool (F,): the body is in the frame
-    start   int64 (N, M): where the frames of each body begin; -1: the clip has no such body
-    size    float32 (N,): mean length of the bones of all bodies in all frames; 1 where there are none
+    joints      float32 (F, C V)
+    visible     bool (F,): the body is visible in the frame
+    offsets     int64 (N, M): first row of each body; -1: the clip has no such body. Always on the host,
+                which must know how many bodies a batch has
+    bone_scale  float32 (N,): mean length of the bones of all bodies in the frames in which they are
+                visible; 1 for a clip without bodies
     """
 
-    joints: torch.Tensor
-    seen: torch.Tensor
-    start: torch.Tensor
-    size: torch.Tensor
+    joints: Tensor
+    visible: Tensor
+    offsets: Tensor
+    bone_scale: Tensor
 
     @classmethod
-    def of(cls, data, count, bones):
-        """From the frames of clips end to end (frames, C, V, M), their number in each clip (N,), and
-        the pairs of joints (joint, parent) that bones tie together."""
-        clip = torch.arange(len(count)).repeat_interleave(count)
-        joints, seen, clips, starts, rows = [], [], [], [], 0
-        for body in data.unbind(3):
-            body = body.flatten(1)  # (frames, C V)
-            there = torch.zeros(len(count), dtype=torch.bool)
-            there[clip[(visible := (body != 0).any(1))]] = True
-            frames = there[clip]
-            length = count * there
-            starts.append(torch.where(there, rows + length.cumsum(0) - length, -1))
+    def from_frames(cls, frames: Tensor, num_frame: Tensor, bones: Tensor) -> Tracks:
+        """From the frames of clips end to end, (sum of num_frame, C, V, M).
+
+        num_frame  (N,) frames in each clip
+        bones      (V, V - 1), as in `mean_bone_length`
+        """
+        frame_clip = torch.arange(len(num_frame)).repeat_interleave(num_frame)
+        joints, visible, clips, offsets, rows = [], [], [], [], 0
+        for body in frames.unbind(3):  # (frames, C, V)
+            body_visible = visible_frames(body[:, :, None])[:, 0]
+            present = torch.zeros(len(num_frame), dtype=torch.bool)
+            present[frame_clip[body_visible]] = True
+            kept = present[frame_clip]
+            length = num_frame * present
+            offsets.append(torch.where(present, rows + length.cumsum(0) - length, -1))
             rows += int(length.sum())
-            joints.append(body[frames])
-            seen.append(visible[frames])
-            clips.append(clip[frames])
-        joints, seen, clip = map(torch.cat, (joints, seen, clips))
-
-        ends = torch.zeros(data.shape[2], len(bones))  # joints times this: bones
-        for i, (joint, parent) in enumerate(bones):
-            ends[joint, i], ends[parent, i] = 1, -1
-        bone = (joints.unflatten(1, data.shape[1:3]) @ ends).square().sum(1).sqrt().mean(1)
-        total = torch.zeros(len(count)).index_add_(0, clip, bone * seen)
-        number = torch.zeros(len(count)).index_add_(0, clip, seen.float())
-        size = total / number.clamp(min=1)
-        size = torch.where(size > 0, size, 1.0)
-        return cls(joints, seen, torch.stack(starts, 1), size)
+            joints.append(body[kept])
+            visible.append(body_visible[kept])
+            clips.append(frame_clip[kept])
+        joints, visible, clip = map(torch.cat, (joints, visible, clips))
+        scale = _clip_scale(mean_bone_length(joints, bones), visible, clip, len(num_frame))
+        return cls(joints.flatten(1), visible, torch.stack(offsets, 1), scale)
 
     @classmethod
-    def join(cls, many, most):
-        """Tracks of clips after Tracks of clips, with `most` frames at most -> Tracks. What comes is
-        laid into one array, which is shortened in place: memory is never needed twice."""
+    def from_dense(cls, clips: Tensor, bones: Tensor) -> Tracks:
+        """From clips (N, C, T, V, M). Absent bodies are kept, as zeros, and have rows, too: nothing
+        here depends on the data, so that export.py can trace it.
+
+        bones  (V, V - 1), as in `mean_bone_length`
+        """
+        count, frames, slots = clips.shape[0], clips.shape[2], clips.shape[4]
+        bodies = clips.permute(0, 4, 1, 2, 3).flatten(0, 1)  # (B, C, T, V)
+        visible = visible_frames(bodies)
+        joints = bodies.transpose(1, 2)  # (B, T, C, V)
+        total = mean_bone_length(joints, bones).sum(1).view(count, slots).sum(1)
+        scale = scale_or_one(total, visible.sum(1).view(count, slots).sum(1))
+        offsets = (torch.arange(bodies.shape[0]) * frames).view(count, slots)
+        return cls(joints.flatten(2).flatten(0, 1), visible.flatten(), offsets, scale)
+
+    @classmethod
+    def concat(cls, chunks: Iterable[Tracks], max_frames: int) -> Tracks:
+        """Tracks of clips after Tracks of clips, with at most `max_frames` rows in all.
+
+        The rows are copied into one array, which is then shortened in place, so that the data is never
+        in memory twice.
+        """
         joints, rows, others = None, 0, []
-        for tracks in many:
+        for chunk in chunks:
             if joints is None:
-                joints = np.empty((most, tracks.joints.shape[1]), np.float32)
-            joints[rows : rows + len(tracks.joints)] = tracks.joints
-            start = torch.where(tracks.start < 0, -1, tracks.start + rows)
-            others.append((tracks.seen, start, tracks.size))
-            rows += len(tracks.joints)
+                joints = np.empty((max_frames, chunk.joints.shape[1]), np.float32)
+            joints[rows : rows + len(chunk.joints)] = chunk.joints
+            offsets = torch.where(chunk.offsets < 0, -1, chunk.offsets + rows)
+            others.append((chunk.visible, offsets, chunk.bone_scale))
+            rows += len(chunk.joints)
         joints.resize((rows, joints.shape[1]), refcheck=False)
         return cls(torch.from_numpy(joints), *map(torch.cat, zip(*others, strict=True)))
 
-    def to(self, device):
-        """Everything but `start`, which says on the host how many bodies a batch has."""
+    def select(self, clips: Tensor) -> Tracks:
+        """The clips of these numbers, an index on the host; the frames are shared, not copied."""
+        on_device = clips.to(self.bone_scale.device, non_blocking=True)
+        return self._replace(offsets=self.offsets[clips], bone_scale=self.bone_scale[on_device])
+
+    def truncate(self, num_frame: Tensor, bones: Tensor) -> Tracks:
+        """The same clips as if each ended after its first `num_frame` (N,) frames.
+
+        Bodies that become visible only later are dropped, and bone lengths of later frames do not
+        count. The frames are shared, not copied. On a GPU this waits for the device.
+
+        bones  (V, V - 1), as in `mean_bone_length`
+        """
+        slots = self.offsets.shape[1]
+        # (M N,): all first bodies, then all second ones, the order in which from_frames adds lengths up
+        body = self.offsets.T.flatten()
+        number = num_frame.repeat(slots) * (body >= 0)
+        frame = torch.arange(int(number.sum())) - (number.cumsum(0) - number).repeat_interleave(number)
+        rows = (body.repeat_interleave(number) + frame).to(self.joints.device)
+        clip = torch.arange(len(num_frame)).repeat(slots).repeat_interleave(number)
+        slot = torch.arange(slots).repeat_interleave(len(num_frame)).repeat_interleave(number)
+
+        visible = self.visible[rows].cpu()
+        lengths = mean_bone_length(self.joints[rows].unflatten(1, (-1, len(bones))), bones).cpu()
+        present = torch.zeros_like(self.offsets, dtype=torch.bool)
+        present[clip[visible], slot[visible]] = True
+        scale = _clip_scale(lengths, visible, clip, len(num_frame))
         return self._replace(
-            **{name: getattr(self, name).to(device) for name in ("joints", "seen", "size")}
+            offsets=torch.where(present, self.offsets, -1),
+            bone_scale=scale.to(self.bone_scale.device),
         )
+
+    def to(self, device: torch.device | str) -> Tracks:
+        """The same on another device; the offsets stay on the host."""
+        return self._replace(
+            joints=self.joints.to(device),
+            visible=self.visible.to(device),
+            bone_scale=self.bone_scale.to(device),
+        )
+
+
+def _clip_scale(lengths: Tensor, visible: Tensor, clip: Tensor, count: int) -> Tensor:
+    """Mean bone length of each of `count` clips, from that of each row (F,) and the row's clip (F,)."""
+    total = torch.zeros(count).index_add_(0, clip, lengths)
+    return scale_or_one(total, torch.zeros(count).index_add_(0, clip, visible.float()))

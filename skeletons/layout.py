@@ -1,57 +1,64 @@
-"""Body layouts: joints, bones and parts, and the joint orders that the networks read.
+"""Body layouts: joints, bones and body parts, and the joint orders that the networks read.
 
-A layout is a tree of joints. Only the tree and its parts are written down here; the chain and the
-traversal, the sequences of the paper's spatial RNN, are derived from them and so hold for any layout.
+A layout is a tree of joints. Only the tree and its parts are written down here. The chain and the
+traversal, the joint sequences of the paper's spatial RNN (section 3.3), are derived from them for any
+layout.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+BODY_PARTS = ("left arm", "right arm", "trunk", "left leg", "right leg")  # in the paper's order
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A body: V named joints tied into a tree by V - 1 bones.
+    """A body: V named joints connected into a tree by V - 1 bones.
 
-    name     what the layout is called
-    joints   (V,) names; the words "left" and "right" are the person's own sides
-    parents  (V,) index of the joint that each joint hangs on; -1 for the root, the centre of the
-             body, where the traversal starts and where normalisation puts the origin
-    parts    part name -> indices of its joints; together the parts hold every joint once. The
-             paper's order: left arm, right arm, trunk, left leg, right leg.
+    name     of the layout
+    joints   (V,) names; "left" and "right" in a name are the person's own sides
+    parents  (V,) index of each joint's parent; -1 for the root, where the traversal starts and where
+             the reference frames put the origin
+    parts    name of a body part -> indices of its joints; each joint is in one part. Named and ordered
+             as in BODY_PARTS wherever the body has these parts
 
-    Raises ValueError when these do not describe one tree.
+    Raises ValueError unless these describe one tree.
     """
 
     name: str
-    joints: tuple
-    parents: tuple
-    parts: dict
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+    parts: dict[str, tuple[int, ...]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         count = len(self.joints)
         roots = [j for j, parent in enumerate(self.parents) if parent == -1]
         if len(self.parents) != count or len(roots) != 1:
             raise ValueError(
-                f"layout {self.name}: {count} joints need {count} parents, one of them -1 "
-                f"(the root); there are {len(self.parents)}, {len(roots)} of them -1"
+                f"layout {self.name}: {count} joints need {count} parents, exactly one of them -1 (the "
+                f"root); there are {len(self.parents)} parents, {len(roots)} of them -1"
             )
         if sorted(j for part in self.parts.values() for j in part) != list(range(count)):
             raise ValueError(
-                f"layout {self.name}: the parts must hold each of the joints 0-{count - 1} once"
+                f"layout {self.name}: the parts must contain each of the joints 0-{count - 1} once"
             )
-        if any(p != -1 and not 0 <= p < count for p in self.parents):
-            raise ValueError(f"layout {self.name}: a parent lies outside 0-{count - 1}")
+        if any(parent != -1 and not 0 <= parent < count for parent in self.parents):
+            raise ValueError(f"layout {self.name}: a parent is outside 0-{count - 1}")
         if sorted(self._walk(self.root, range(count))) != list(range(count)):
-            raise ValueError(f"layout {self.name}: the parents contain a loop, not a tree")
+            raise ValueError(f"layout {self.name}: the parents contain a loop, so this is not a tree")
         for part, joints in self.parts.items():
-            if len(self._walk(joints[0], joints)) != len(joints):
-                raise ValueError(f"layout {self.name}: bones do not tie the {part} together")
+            if not joints or len(self._walk(joints[0], joints)) != len(joints):
+                raise ValueError(f"layout {self.name}: bones do not connect the joints of the {part}")
 
     @classmethod
-    def from_dict(cls, fields):
-        """The inverse of `to_dict`; takes what json.load returns."""
+    def from_dict(cls, fields: Mapping[str, Any]) -> Layout:
+        """The inverse of `to_dict`; accepts what json.load returns."""
         return cls(
             fields["name"],
             tuple(fields["joints"]),
@@ -59,44 +66,44 @@ class Layout:
             {name: tuple(joints) for name, joints in fields["parts"].items()},
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for meta.json and for checkpoints."""
         return json.loads(json.dumps(asdict(self)))
 
-    def joint(self, name):
+    def joint(self, name: str) -> int:
         """Index of the joint called `name`; ValueError lists the names."""
         if name not in self.joints:
             raise ValueError(f"layout {self.name} has no joint '{name}': {', '.join(self.joints)}")
         return self.joints.index(name)
 
     @property
-    def root(self):
+    def root(self) -> int:
+        """Index of the root."""
         return self.parents.index(-1)
 
     @property
-    def bones(self):
+    def bones(self) -> list[tuple[int, int]]:
         """(V - 1) pairs (joint, its parent)."""
         return [(j, parent) for j, parent in enumerate(self.parents) if parent != -1]
 
     @property
-    def mirror_index(self):
-        """(V,) the joint of the same name on the other side of the body; a joint itself where it has
-        no side."""
+    def mirror_index(self) -> list[int]:
+        """(V,) for each joint, the joint of the same name on the other side of the body; the joint
+        itself if it has no side."""
         words = {"left": "right", "right": "left"}
         names = [" ".join(words.get(word, word) for word in name.split()) for name in self.joints]
         return [self.joints.index(n) if n in self.joints else j for j, n in enumerate(names)]
 
     @cached_property
-    def traversal(self):
+    def traversal(self) -> tuple[int, ...]:
         """The joints in the order of a walk over the tree that starts and ends at the root.
 
-        Consecutive joints are tied by a bone and each bone is walked forward and back, so the
-        walk has 2 V - 1 steps. Branches are taken in the order of the parts: arms, then head,
-        then legs.
+        Consecutive joints are connected by a bone. Each bone is walked forward and back, so the walk
+        has 2 V - 1 steps. Branches are taken in the order of the parts: arms, then head, then legs.
         """
         part_of = {j: i for i, part in enumerate(self.parts.values()) for j in part}
 
-        def walk(joint, came_from):
+        def walk(joint: int, came_from: int | None) -> list[int]:
             branches = [j for j in self._neighbours(joint) if j != came_from]
             first_part = {j: min(part_of[k] for k in self._branch(j, joint)) for j in branches}
             order = [joint]
@@ -107,12 +114,12 @@ class Layout:
         return tuple(walk(self.root, None))
 
     @cached_property
-    def chain(self):
-        """Every joint once: the parts laid end to end, arms, trunk, legs.
+    def chain(self) -> tuple[int, ...]:
+        """Every joint once: the parts one after the other, arms, trunk, legs.
 
-        Every other part is walked from its tip (hand, head, foot) and the rest towards it, so that
-        the end of one part is near the start of the next: left hand to shoulder, right shoulder
-        to hand, head to hips, left hip to foot, right foot to hip.
+        Every other part is walked from its tip (hand, head, foot), the rest towards it, so that each
+        part starts near the end of the one before: left hand to shoulder, right shoulder to hand, head
+        to hips, left hip to foot, right foot to hip.
         """
         return tuple(
             joint
@@ -120,26 +127,76 @@ class Layout:
             for joint in (self.tip_first(part) if i % 2 == 0 else self.tip_first(part)[::-1])
         )
 
-    def tip_first(self, part):
-        """The joints of a part from the one farthest from the root (hand, head, foot) inwards."""
-        joints = self.parts[part]
-        return self._walk(max(joints, key=lambda j: (self.depth(j), -j)), joints)
+    def tip_first(self, part: str) -> list[int]:
+        """The joints of a part from its tip (hand, head, foot) inwards, wherever the root is.
 
-    def _neighbours(self, joint):
+        The tip is the joint with the most bones between it and the pelvis.
+        """
+        joints, distance = self.parts[part], self._distances(self.pelvis)
+        return self._walk(max(joints, key=lambda j: (distance[j], -j)), joints)
+
+    @cached_property
+    def pelvis(self) -> int:
+        """The joint of the trunk that is nearest to the legs; the root if there are no such parts."""
+        if not set(BODY_PARTS) <= set(self.parts) or not self.parts["trunk"]:
+            return self.root
+        return self.attachment("left leg")[1]
+
+    def attachment(self, limb: str) -> tuple[int, int]:
+        """Where an arm or a leg is attached: (its joint nearest to the trunk, as a shoulder or a hip;
+        the joint of the trunk nearest to it)."""
+        pairs = [
+            (distance, joint, inner)
+            for inner in self.parts["trunk"]
+            for joint, distance in enumerate(self._distances(inner))
+            if joint in self.parts[limb]
+        ]
+        return min(pairs)[1:]
+
+    @cached_property
+    def axis_joints(self) -> dict[str, tuple[int, int]]:
+        """Pairs of joints whose means are the ends of the body's axes: "bottom" and "top" of the spine,
+        "left" and "right" (shoulder, hip).
+
+        The top is the tip of the trunk: the head, or both ears. The bottom is the joint of the trunk to
+        which the legs are attached, or both hips if the arms are attached to the same joint.
+        """
+        shoulders, arms = zip(*map(self.attachment, ("left arm", "right arm")), strict=True)
+        hips, legs = zip(*map(self.attachment, ("left leg", "right leg")), strict=True)
+        head = self.tip_first("trunk")[0]
+        return {
+            "bottom": hips if set(legs) & set(arms) else legs,
+            "top": (head, self.mirror_index[head]),
+            "left": (shoulders[0], hips[0]),
+            "right": (shoulders[1], hips[1]),
+        }
+
+    def depth(self, joint: int) -> int:
+        """Number of bones between a joint and the root."""
+        return self._distances(self.root)[joint]
+
+    def _distances(self, start: int) -> list[int]:
+        """(V,) number of bones between `start` and each joint."""
+        distance, queue = {start: 0}, [start]
+        for joint in queue:
+            for j in self._neighbours(joint):
+                if j not in distance:
+                    distance[j] = distance[joint] + 1
+                    queue.append(j)
+        return [distance[j] for j in range(len(self.joints))]
+
+    def _neighbours(self, joint: int) -> list[int]:
         return [j for j, p in enumerate(self.parents) if p == joint or self.parents[joint] == j]
 
-    def _branch(self, joint, came_from):
+    def _branch(self, joint: int, came_from: int) -> list[int]:
         """The joints behind `joint`, seen from its neighbour `came_from`."""
         return self._walk(joint, [j for j in range(len(self.joints)) if j != came_from])
 
-    def _walk(self, start, joints):
-        """Depth-first order over the bones among `joints`, short branches first."""
+    def _walk(self, start: int, joints: Iterable[int]) -> list[int]:
+        """Depth-first order over the bones between `joints`, short branches first."""
         joints = set(joints) - {start}
         branches = [self._walk(j, joints) for j in self._neighbours(start) if j in joints]
         return [start, *(j for branch in sorted(branches, key=len) for j in branch)]
-
-    def depth(self, joint):
-        return 0 if self.parents[joint] == -1 else 1 + self.depth(self.parents[joint])
 
 
 # fmt: off
@@ -202,7 +259,7 @@ KINECT_V1 = Layout(
 LAYOUTS = {layout.name: layout for layout in (KINECT_V2, KINECT_V1)}
 
 
-def class_names(dataset):
-    """Names of the actions of 'ntu', 'nw_ucla' or 'utd_mhad', in the order of their labels."""
+def class_names(dataset: str) -> list[str]:
+    """Names of the actions of "ntu", "nw_ucla" or "utd_mhad", in the order of their labels."""
     path = Path(__file__).parent.parent / "lists" / f"{dataset}_actions.txt"
     return path.read_text(encoding="utf-8").split("\n")[:-1]

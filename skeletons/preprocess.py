@@ -1,86 +1,438 @@
-"""From recorded bodies to what a network reads: window, normalisation, augmentation."""
+"""From recorded bodies to the input of the networks: window, augmentation, normalisation.
 
+`Preprocess` is the one object that does this, for `Feeder`, export.py and live.py. `Preprocess.eval()`
+is its deterministic form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 import torch
+from torch import Generator, Tensor
 
-BODY_PARTS = ("left arm", "right arm", "trunk", "left leg", "right leg")
-REFERENCE_FRAMES = ("none", "first", "each", "start", "view")
+from skeletons import transforms
+from skeletons.batch import BodyBatch, Tracks, mean_bone_length, scale_or_one
+from skeletons.layout import BODY_PARTS, Layout
+from skeletons.options import check_flag, check_numbers, check_whole, require
+
+REFERENCE_FRAMES = ("camera", "first-body", "per-frame", "first-frame", "body")
 
 
-def normalisation(bodies, seen, size, layout, bones, origin_transfer, normalization):
-    """How clips are normalised: -> matrices (N, C, C), and the origin of each body, (B, C) or (B, C, T)
-    where it moves.
+@dataclass(repr=False)
+class Preprocess:
+    """Cuts windows out of clips, augments and normalises them.
 
-    bodies  BodyBatch as recorded
-    seen    (B, T): the body is in the frame
-    size    (N,) mean length of the bones of each clip
-    bones   what `bone_matrix` makes of the layout
-    The last two are options of `Feeder`.
+    Called with the tracks of a batch, it returns a `BodyBatch`. Options whose names begin with "rand"
+    are augmentations, for training; `eval()` turns them off. A body is zero in frames that it is absent
+    from, before and after.
+
+    layout    of the bodies
+    channels  coordinates of a joint: 3 (x, y, z) or 2
+    Window, in time
+        window_size          frames of an item; 0 or less: as many as the longest clip has
+        crop_resize          crop a part of the clip and stretch or shrink it to the window. Otherwise
+                             take `window_size` consecutive frames: the middle of a longer clip; a
+                             shorter clip is followed by zeros
+        p_interval           share of the clip that is cropped, in (0, 1]. A number: the middle of the
+                             clip. A pair: drawn between the two, from anywhere in the clip
+        random_choose        a longer clip: take the consecutive frames from anywhere in it
+        random_shift         a shorter clip: put it anywhere in the window, between zeros
+        random_valid_choose  both of these
+        observation_ratio    early recognition: only the first so many of each clip's frames exist, a
+                             share in (0, 1] of them, rounded, at least one
+    Normalisation, the same in training and evaluation
+        origin_transfer  reference frame of the coordinates.
+                         "camera" (or False, None): as recorded
+                         "first-body": in every frame, the origin is the root joint of the first body
+                         "per-frame": in every frame, the origin of each body is its own root joint
+                         "first-frame": the origin is the root of the first body in its first frame, so
+                         that trajectories through the room are kept
+                         "body": as "first-frame", and the axes are those of that body: x from its left
+                         to its right, y up its spine
+        normalization    divide by the mean bone length of the clip, so that tall and short people, and
+                         layouts, have one scale. "start": by that of the first body in its first frame,
+                         which live recognition knows at once
+    Augmentation
+        random_move      slow random drift of the camera during the clip. It comes before normalisation,
+                         which undoes those parts of it that move the origin
+        rand_rotate      largest angle in radians about each axis, or three for x, y, z (2D: z)
+        rand_scale       scale factors along the axes are drawn from 1 +- this
+        rand_shear       shear amounts are drawn from +- this
+        rand_bone_scale  factors of bone lengths are drawn from 1 +- this, the same on both sides
+        rand_flip        probability that a clip is mirrored, with left and right joints swapped
+        rand_lr_swap     probability that left and right joints are swapped, as by a sensor that takes a
+                         back for a front; in the reference frame "body" this turns the body round
+
+    Raises ValueError for an option that is not allowed; it names the option, its value and what is
+    allowed.
     """
-    joints, root, channels = bodies.joints, layout.root, bodies.joints.shape[1]
-    matrix = torch.eye(channels, device=joints.device).expand(size.shape[0], -1, -1)
-    origin = joints.new_zeros(joints.shape[:2])
-    pose = first_pose(bodies, seen)
-    if origin_transfer == "each":
-        origin = joints[..., root]
-    elif origin_transfer == "first":
-        body = bodies.scatter(seen).int().argmax(1)  # (N, T), of the first one there
-        centres = bodies.scatter(joints[..., root])  # (N, M, C, T)
-        centre = centres.gather(1, body[:, None, None].expand(-1, -1, channels, -1))[:, 0]
-        origin = centre[bodies.clip]
-    elif origin_transfer in ("start", "view"):
-        origin = pose[bodies.clip, :, root]
-        if origin_transfer == "view":
-            matrix = body_axes(pose, layout)
-    if normalization == "start":
-        size = bone_length(pose, bones, root)
-    if normalization:
-        matrix = matrix / size[:, None, None]
-    return matrix, origin
+
+    layout: Layout
+    channels: int
+    _: KW_ONLY
+    window_size: int = 100
+    crop_resize: bool = True
+    p_interval: float | tuple[float, float] = 1.0
+    random_choose: bool = False
+    random_shift: bool = False
+    random_valid_choose: bool = False
+    observation_ratio: float = 1.0
+    origin_transfer: str | Literal[False] | None = "body"
+    normalization: bool | Literal["start"] = True
+    random_move: bool = False
+    rand_rotate: float | tuple[float, float, float] = 0.0
+    rand_scale: float = 0.0
+    rand_shear: float = 0.0
+    rand_bone_scale: float = 0.0
+    rand_flip: float = 0.0
+    rand_lr_swap: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _check_combination(self)
+        self._tables = {"cpu": Tables.from_layout(self.layout)}
+
+    def __repr__(self) -> str:
+        options = (f"{k}={v!r}" for k, v in self.options().items() if v != getattr(Preprocess, k))
+        return f"Preprocess({', '.join([self.layout.name, str(self.channels), *options])})"
+
+    def options(self) -> dict[str, Any]:
+        """All options: `Preprocess(layout, channels, **options)` makes an equal object."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+
+    def eval(self, observation_ratio: float = 1.0) -> Preprocess:
+        """The deterministic form, for evaluation: whole clips, or their first frames, not augmented."""
+        return replace(
+            self,
+            window_size=self.window_size if self.crop_resize else 0,
+            observation_ratio=observation_ratio,
+            p_interval=1.0,
+            **{name: field.default for name, field in self.__dataclass_fields__.items()
+               if name.startswith("rand")},
+        )  # fmt: skip
+
+    def observed_frames(self, num_frame: Tensor) -> Tensor:
+        """How many frames of clips of `num_frame` (N,) frames exist for `observation_ratio`."""
+        observed = (num_frame * self.observation_ratio).round().clamp(min=1)
+        return observed.to(num_frame.dtype).minimum(num_frame)
+
+    @property
+    def bones(self) -> Tensor:
+        """(V, V - 1): poses times this are the bones, as in `batch.mean_bone_length`."""
+        return self._tables["cpu"].bones
+
+    def __call__(
+        self,
+        tracks: Tracks,
+        num_frame: Tensor,
+        generator: Generator | None = None,
+        longest: int | None = None,
+    ) -> BodyBatch:
+        """Preprocess the clips of `tracks`, on the device of their joints.
+
+        num_frame  (N,) frames of each clip, on the host
+        generator  source of random numbers, on the device of the joints (None: torch's global one)
+        longest    frames of an item for window_size=0 (None: the largest of num_frame)
+
+        Everything that the host must know, above all how many bodies there are, it knows from its own
+        memory: it never waits for a GPU (but for an observation_ratio below 1).
+        """
+        device, slots = tracks.joints.device, tracks.offsets.shape[1]
+        size = self.window_size
+        if size <= 0:
+            size = int(num_frame.max()) if longest is None else longest
+        if self.observation_ratio < 1:
+            num_frame = self.observed_frames(num_frame)
+            tracks = tracks.truncate(num_frame, self._on(device).bones)
+        offsets = tracks.offsets.flatten()
+        present = offsets >= 0
+        slot = present.nonzero()[:, 0]
+
+        def send(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        num_frame, offset, slot, present = map(
+            send, (num_frame, offsets[slot], slot, present.view(-1, slots))
+        )
+        return self._process(
+            tracks, offset, BodyBatch(tracks.joints, slot, present), num_frame, size, generator
+        )
+
+    def dense(self, clips: Tensor) -> BodyBatch:
+        """The same for clips (N, C, T, V, M), without decisions that depend on the data, as export.py
+        needs it: absent bodies are in the batch, too, as zeros. For the result of `eval()`."""
+        tracks = Tracks.from_dense(clips, self.bones)
+        present = torch.ones_like(tracks.offsets, dtype=torch.bool)
+        offset = tracks.offsets.flatten()
+        slot = torch.arange(offset.shape[0])  # (numel() would be a constant in what export.py traces)
+        num_frame = torch.full((1,), clips.shape[2]).expand(clips.shape[0])
+        bodies = BodyBatch(tracks.joints, slot, present)
+        return self._process(tracks, offset, bodies, num_frame, self.window_size, None)
+
+    def _process(
+        self,
+        tracks: Tracks,
+        offset: Tensor,
+        bodies: BodyBatch,
+        num_frame: Tensor,
+        size: int,
+        generator: Generator | None,
+    ) -> BodyBatch:
+        """Window, augmentation and normalisation of the bodies that begin at the rows `offset` (B,) of
+        `tracks`. `bodies` says to which clips and slots they belong; its joints are not used."""
+        clip, scale = bodies.clip, tracks.bone_scale
+        positions = self._positions(num_frame, size, generator)  # (N, T)
+        frames = (tracks.joints, tracks.visible)
+        joints, visible = transforms.sample(frames, offset, num_frame[clip], positions[clip])
+        # (Not unflatten, which makes the number of bodies a constant in what export.py traces.)
+        joints = joints.view(*visible.shape, self.channels, len(self.layout.joints))
+        joints = joints.transpose(1, 2).contiguous()  # (B, C, T, V)
+        joints = self._augment(joints, clip, scale, generator)
+        bodies = bodies._replace(joints=joints)
+        matrix, origin = self.reference(bodies, visible, scale)
+        if any(self._rotate) or self.rand_scale or self.rand_shear:
+            random = transforms.random_matrix(
+                scale.shape[0], self._rotate, self.rand_scale, self.rand_shear, generator, joints.device
+            )
+            matrix = random[:, : self.channels, : self.channels] @ matrix
+        joints = to_reference(joints, matrix[clip], origin)
+        joints.mul_(visible[:, None, :, None])  # a body is zero where it is absent
+        return bodies._replace(joints=joints, visible=bodies.scatter(visible.any(1)))
+
+    def _positions(self, num_frame: Tensor, size: int, generator: Generator | None) -> Tensor:
+        """The windows, as tables of positions (N, size)."""
+        anywhere, drawn = (0.0, 1.0), isinstance(self.p_interval, tuple)
+        choose = drawn or self.random_choose or self.random_valid_choose
+        window = {"ratio": self.p_interval, "crop_position": anywhere if choose else 0.5}
+        if self.crop_resize:
+            return transforms.crop_resize(num_frame, size, **window, generator=generator)
+        shift = self.random_shift or self.random_valid_choose
+        window["pad_position"] = anywhere if shift else 0.0
+        return transforms.crop(num_frame, size, **window, generator=generator)
+
+    def _augment(
+        self, joints: Tensor, clip: Tensor, bone_scale: Tensor, generator: Generator | None
+    ) -> Tensor:
+        """The augmentations in the coordinates of the camera: joints (B, C, T, V) -> the same."""
+        count, tables = bone_scale.shape[0], self._on(joints.device)
+        if self.random_move:
+            joints = transforms.random_move(joints, clip, bone_scale, generator=generator)
+        if self.rand_flip or self.rand_lr_swap:
+            flipped, swapped = (
+                (transforms.uniform(0, 1, count, generator, joints.device) < probability)[clip]
+                for probability in (self.rand_flip, self.rand_lr_swap)
+            )
+            joints = transforms.swap_left_right(joints, tables.mirror_index, flipped, swapped)
+        if self.rand_bone_scale:
+            low, high = 1 - self.rand_bone_scale, 1 + self.rand_bone_scale
+            shape = (len(joints), joints.shape[3])  # (B, V)
+            factors = transforms.uniform(low, high, shape, generator, joints.device)
+            factors[:, self.layout.root] = 1  # the body stays where it is
+            factors = factors.index_select(1, tables.one_side)
+            joints = transforms.scale_bones(joints, factors, tables.bone_matrix, tables.joint_matrix)
+        return joints
+
+    @property
+    def _rotate(self) -> tuple[float, ...]:
+        """Largest angles about x, y, z."""
+        angles = self.rand_rotate if isinstance(self.rand_rotate, tuple) else (self.rand_rotate,) * 3
+        return (0.0, 0.0, angles[2]) if self.channels == 2 else angles
+
+    def reference(
+        self, bodies: BodyBatch, visible: Tensor, bone_scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """How clips are normalised, from recorded bodies.
+
+        visible     bool (B, T)
+        bone_scale  (N,) mean bone length of each clip
+        Returns matrices (N, C, C) and the origin of each body, (B, C), or (B, C, T) where it moves;
+        both are for `to_reference`.
+        """
+        joints, root, channels = bodies.joints, self.layout.root, bodies.joints.shape[1]
+        matrix = torch.eye(channels, device=joints.device).expand(bone_scale.shape[0], -1, -1)
+        origin = torch.zeros_like(joints[:, :, 0, 0])
+        pose = first_pose(bodies, visible)
+        if self.origin_transfer == "per-frame":
+            origin = joints[..., root]
+        elif self.origin_transfer == "first-body":
+            body = bodies.scatter(visible).int().argmax(1)  # (N, T), the first one that is visible
+            roots = bodies.scatter(joints[..., root])  # (N, M, C, T)
+            first = roots.gather(1, body[:, None, None].expand(-1, -1, channels, -1))[:, 0]
+            origin = first[bodies.clip]
+        elif self.origin_transfer in ("first-frame", "body"):
+            origin = pose[bodies.clip, :, root]
+            if self.origin_transfer == "body":
+                matrix = body_axes(pose, self.layout)
+        if self.normalization == "start":
+            bone_scale = scale_or_one(mean_bone_length(pose, self._on(joints.device).bones), 1)
+        if self.normalization:
+            matrix = matrix / bone_scale[:, None, None]
+        return matrix, origin
+
+    def _on(self, device: torch.device) -> Tables:
+        """The tables on a device; copied there once."""
+        key = str(device)
+        if key not in self._tables:
+            self._tables[key] = Tables(*(table.to(device) for table in self._tables["cpu"]))
+        return self._tables[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process makes its own copies for other devices.
+        return self.__dict__ | {"_tables": {"cpu": self._tables["cpu"]}}
 
 
-def first_pose(bodies, seen):
-    """The body that is seen first in each clip, in its first frame, seen (B, T) -> (N, C, V)."""
-    _, channels, _, joints = bodies.joints.shape  # (export.py needs gather: no indexing by two tensors)
-    frame = seen.int().argmax(1)
-    one = frame[:, None, None, None].expand(-1, channels, 1, joints)
-    poses = bodies.scatter(bodies.joints.gather(2, one)[:, :, 0])  # (N, M, C, V)
-    body = bodies.scatter((seen.shape[1] - frame) * seen.any(1)).argmax(1)
-    one = body[:, None, None, None].expand(-1, 1, channels, joints)
-    return poses.gather(1, one)[:, 0]
+class Tables(NamedTuple):
+    """What the transforms need of a layout, as tensors.
+
+    mirror_index  (V,) as in `Layout`
+    one_side      (V,) the joint that stands for a joint and its mirror image
+    bone_matrix   (V, V) as in `bone_matrix`
+    joint_matrix  (V, V) its inverse
+    bones         (V, V - 1) bone_matrix without the root
+    """
+
+    mirror_index: Tensor
+    one_side: Tensor
+    bone_matrix: Tensor
+    joint_matrix: Tensor
+    bones: Tensor
+
+    @classmethod
+    def from_layout(cls, layout: Layout) -> Tables:
+        """The tables of a layout."""
+        mirror_index, matrix, root = torch.tensor(layout.mirror_index), bone_matrix(layout), layout.root
+        one_side = mirror_index.minimum(torch.arange(len(layout.joints)))
+        bones = torch.cat((matrix[:, :root], matrix[:, root + 1 :]), 1)
+        return cls(mirror_index, one_side, matrix, matrix.inverse().round(), bones)
 
 
-def bone_matrix(layout):
+def to_reference(joints: Tensor, matrix: Tensor, origin: Tensor) -> Tensor:
+    """Joints (B, C, T, V) in the frame of matrix (B, C, C) and origin, (B, C) or (B, C, T)."""
+    if origin.dim() > 2:  # it moves from frame to frame
+        joints, origin = joints - origin[..., None], torch.zeros_like(origin[..., 0])
+    return transforms.affine(joints, matrix, -(matrix @ origin[..., None])[..., 0])
+
+
+def first_pose(bodies: BodyBatch, visible: Tensor) -> Tensor:
+    """The body that is visible first in each clip, in its first frame: visible (B, T) -> (N, C, V)."""
+    _, channels, _, joints = bodies.joints.shape
+    frame = visible.int().argmax(1)  # (gather below: export.py cannot index by two tensors)
+    index = frame[:, None, None, None].expand(-1, channels, 1, joints)
+    poses = bodies.scatter(bodies.joints.gather(2, index)[:, :, 0])  # (N, M, C, V)
+    body = bodies.scatter((visible.shape[1] - frame) * visible.any(1)).argmax(1)
+    index = body[:, None, None, None].expand(-1, 1, channels, joints)
+    return poses.gather(1, index)[:, 0]
+
+
+def bone_matrix(layout: Layout) -> Tensor:
     """(V, V): joints (..., C, V) times this are the bones, from parent to joint (the root: from the
     origin)."""
-    table = torch.eye(len(layout.joints))
+    matrix = torch.eye(len(layout.joints))
     for joint, parent in layout.bones:
-        table[parent, joint] = -1
-    return table
+        matrix[parent, joint] = -1
+    return matrix
 
 
-def bone_length(pose, table, root):
-    """Mean length of the bones (N,) in a pose (N, C, V); 1 where there is nobody."""
-    lengths = (pose @ table).norm(dim=1)
-    length = (lengths.sum(1) - lengths[:, root]) / (table.shape[0] - 1)
-    return torch.where(length > 0, length, 1.0)
+def body_axes(pose: Tensor, layout: Layout) -> Tensor:
+    """Rotation (N, 3, 3) from the camera's axes to those of a body in a pose (N, 3, V).
 
-
-def body_axes(pose, layout):
-    """Rotation (N, 3, 3) from the camera's axes to those of a body standing in `pose` (N, 3, V).
-
-    y runs up the trunk; x is the direction from the left shoulder and hip to the right ones, made
-    square to y; z completes a right-handed system, so a body facing a Kinect is not turned at all.
-    The identity where a pose has no such directions (an absent body).
+    y points up the spine, from the hips towards the head, whatever the root of the layout. x is the
+    direction from the left shoulder and hip to the right ones, made orthogonal to y. z completes a
+    right-handed system, so a body that stands facing a Kinect is not rotated at all. The identity where
+    a pose has no such directions (an absent body).
     """
-    left_arm, right_arm, trunk, left_leg, right_leg = map(layout.tip_first, BODY_PARTS)
-
-    def joint(index):
-        return pose[:, :, index]
-
-    right = joint(right_arm[-1]) + joint(right_leg[-1])
-    across = right - joint(left_arm[-1]) - joint(left_leg[-1])
-    y = torch.nn.functional.normalize(joint(trunk[0]) - joint(trunk[-1]))
+    ends = {
+        name: [pose[:, :, joint] for joint in joints] for name, joints in layout.axis_joints.items()
+    }
+    top, bottom = sum(ends["top"]) / 2, sum(ends["bottom"]) / 2
+    across = sum(ends["right"]) - ends["left"][0] - ends["left"][1]
+    y = torch.nn.functional.normalize(top - bottom)
     x = torch.nn.functional.normalize(across - (across * y).sum(1, keepdim=True) * y)
     axes = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
     defined = (axes.norm(dim=2) > 0.5).all(1)[:, None, None]
     return torch.where(defined, axes, torch.eye(3, device=pose.device))
+
+
+# --- Checks of the options ----------------------------------------------------------------------------
+
+FLAGS = ("crop_resize", "random_choose", "random_shift", "random_valid_choose", "random_move")
+# Option -> how many numbers it may have, what is true of them, the same in words.
+NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
+    "p_interval": (
+        (1, 2),
+        lambda low, high=1: 0 < low <= high <= 1,
+        "a share of the clip in (0, 1], or two of them, the smaller one first",
+    ),
+    "observation_ratio": ((1,), lambda x: 0 < x <= 1, "a share of the clip in (0, 1]"),
+    "rand_rotate": (
+        (1, 3),
+        lambda *angles: all(0 <= angle <= math.pi for angle in angles),
+        "one angle or three (x, y, z), in radians, from 0 to pi",
+    ),
+    "rand_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
+    "rand_bone_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
+    "rand_shear": ((1,), lambda x: x >= 0, "a number of 0 or more"),
+    "rand_flip": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
+    "rand_lr_swap": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
+}
+
+
+def _check_values(options: Preprocess) -> None:
+    """Check each option alone, and replace it by a plain value: a float, a tuple of floats, ..."""
+    require(isinstance(options.layout, Layout), "layout", options.layout, "a Layout")
+    options.channels = check_whole("channels", options.channels, 1)
+    options.window_size = check_whole("window_size", options.window_size)
+    for name in FLAGS:
+        setattr(options, name, check_flag(name, getattr(options, name)))
+    for name, rule in NUMBERS.items():
+        setattr(options, name, check_numbers(name, getattr(options, name), *rule))
+    value = options.normalization
+    known = isinstance(value, (bool, np.bool_)) or (isinstance(value, str) and value == "start")
+    require(known, "normalization", value, "False, True or 'start'")
+    if options.origin_transfer is False or options.origin_transfer is None:
+        options.origin_transfer = "camera"
+    value = options.origin_transfer
+    known = isinstance(value, str) and value in REFERENCE_FRAMES
+    require(known, "origin_transfer", value, f"one of {', '.join(REFERENCE_FRAMES)}")
+
+
+def _check_combination(options: Preprocess) -> None:
+    """ValueError for options that exclude each other or do not suit the layout or the coordinates."""
+    layout, channels = options.layout, options.channels
+    if options.crop_resize and (
+        options.random_choose or options.random_shift or options.random_valid_choose
+    ):
+        raise ValueError(
+            "random_choose, random_shift and random_valid_choose do nothing with crop_resize=True\n"
+            "set crop_resize=False, or do not use these options"
+        )
+    if options.origin_transfer == "body" and not (
+        set(BODY_PARTS) <= set(layout.parts) and channels == 3
+    ):
+        needs = f"parts called {', '.join(BODY_PARTS)}; {layout.name} has {', '.join(layout.parts)}"
+        if channels != 3:
+            needs = f"3D joints; these have {channels} coordinates"
+        others = ", ".join(frame for frame in REFERENCE_FRAMES if frame != "body")
+        raise ValueError(
+            f"the reference frame 'body' needs {needs}\nchoose another one ({others}): "
+            "--reference_frame of train.py, origin_transfer of Feeder"
+        )
+    if channels not in (2, 3) and (
+        options.random_move or any(options._rotate) or options.rand_scale or options.rand_shear
+    ):
+        raise ValueError(
+            "random_move, rand_rotate, rand_scale and rand_shear need 2 or 3 coordinates; these joints "
+            f"have {channels}\ndo not use these options"
+        )
+    if (options.rand_flip or options.rand_lr_swap) and layout.mirror_index == list(
+        range(len(layout.joints))
+    ):
+        raise ValueError(
+            "rand_flip and rand_lr_swap need joints called 'left ...' and 'right ...'; layout "
+            f"{layout.name} has {', '.join(layout.joints)}\nrename them, or leave these options out"
+        )

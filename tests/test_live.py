@@ -1,60 +1,92 @@
 import numpy as np
 import pytest
 import torch
-from test_model import GENERAL, SMALL
+from test_export import save_untrained
+from test_model import CAUSAL, SMALL, configs
 
 import train
 from feeder import Feeder
 from layers import POOLINGS
 from live import Recognizer
 from model import SPATIAL, TEMPORAL, TwoStreamRNN
+from skeletons.layout import KINECT_V2
+from skeletons.preprocess import Preprocess
 from skeletons.storage import split_files
 from training import engine
 from training.checkpoint import build_model, load_checkpoint
 from training.loader import make_loader
 
-FEEDING = {"origin_transfer": "view", "normalization": "start", "crop_resize": False, "window_size": 0}
-OPTIONS = GENERAL | {"view_units": 0, "causal": True, "spatial_window": 9, "spatial_stride": 4}
+WHOLE = {"crop_resize": False, "window_size": 0, "normalization": "start"}
+CLASSES = list("abcde")
 
 
-def build(feeder, **options):
+def build(**options):
     torch.manual_seed(0)
-    return TwoStreamRNN(feeder.layout, 5, **SMALL | OPTIONS | options).eval()
+    options = SMALL | CAUSAL | {"spatial_window": 9} | options
+    return TwoStreamRNN(KINECT_V2, 5, *configs(**options)).eval()
+
+
+def recognize(model, **options):
+    return Recognizer(model, Preprocess(KINECT_V2, 3, **WHOLE | options), CLASSES)
+
+
+def frames_of(clip):
+    """(T, C, V, M) -> T arrays (M, V, C), as a sensor gives them."""
+    return clip.transpose(0, 3, 2, 1)
 
 
 @pytest.fixture
-def feeder(write_part, clips):
+def gaps(clips):
     """Clips of one body, of one frame, with a gap, of two bodies of which one comes later and goes."""
     clips[0][10:14] = 0
     clips[3][:7, ..., 0] = 0
     clips[3][20:25, ..., 1] = 0
     clips[3][50:, ..., 1] = 0
-    return Feeder(*write_part(clips), **FEEDING)
+    return clips
 
 
 @pytest.mark.parametrize("temporal", TEMPORAL)
 @pytest.mark.parametrize("spatial", SPATIAL)
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("options", [{}, {"residual": False, "window_layers": 0, "body_fusion": "max"}])
-def test_streaming_equals_the_whole_clip(feeder, clips, temporal, spatial, pooling, options):
-    """Frame by frame, to 1e-5: after n frames what the network says of the first n frames."""
-    model = build(feeder, temporal=temporal, spatial=spatial, pooling=pooling, **options)
-    recognizer = Recognizer(model, feeder.layout, list("abcde"), FEEDING)
+@pytest.mark.parametrize(
+    "options", [{}, {"residual": False, "window_layers": 0, "person_pooling": "max"}], ids=str
+)
+def test_streaming_equals_the_whole_clip(write_split, gaps, temporal, spatial, pooling, options):
+    """Frame by frame, to 1e-5: after n frames, what the network gives for the first n frames."""
+    feeder = Feeder(*write_split(gaps), **WHOLE)
+    model = build(temporal=temporal, spatial=spatial, pooling=pooling, **options)
+    recognizer = recognize(model)
     for i in (0, 1, 3):
         data = feeder.batch([i])[0]
         recognizer.reset()
-        for t in range(len(clips[i])):
-            live = recognizer(clips[i][t].transpose(2, 1, 0))
+        for t, frame in enumerate(frames_of(gaps[i])):
+            live = recognizer(frame)
             if t % 7 == 0 or 8 < t < 28:
                 with torch.no_grad():
                     whole = model.posterior(model(data[:, :, : t + 1]))[0]
                 np.testing.assert_allclose(live, whole, atol=1e-5)
-    for body in recognizer.bodies.values():
+    for body in recognizer.bodies.values():  # what is kept does not grow with the clip
         assert body.states[1]["frames"].shape[2] < model.spatial.window + model.spatial.stride
 
 
-def test_an_unknown_joint_stays_where_it_was(feeder, clips):
-    recognizer = Recognizer(build(feeder), feeder.layout, list("abcde"), FEEDING)
+@pytest.mark.parametrize("frame", ["camera", "first-frame", "body"])
+@pytest.mark.parametrize("normalization", [False, "start"])
+def test_every_reference_frame_known_at_once_is_normalised_as_by_feeder(
+    write_split, gaps, frame, normalization
+):
+    options = {"origin_transfer": frame, "normalization": normalization}
+    feeder = Feeder(*write_split(gaps), **WHOLE | options)
+    model = build()
+    recognizer = recognize(model, **options)
+    for live_frame in frames_of(gaps[3]):
+        live = recognizer(live_frame)
+    with torch.no_grad():
+        whole = model.posterior(model(feeder.bodies([3])[0]))[0]
+    np.testing.assert_allclose(live, whole, atol=1e-5)
+
+
+def test_a_joint_that_is_not_detected_keeps_its_position(clips):
+    recognizer = recognize(build())
     frames = clips[0][:30, ..., 0].transpose(0, 2, 1).copy()  # (T, V, C)
     held = frames.copy()
     held[20:28, 3], held[22, 4] = held[19, 3], held[21, 4]
@@ -62,47 +94,62 @@ def test_an_unknown_joint_stays_where_it_was(feeder, clips):
     frames[20:28, 3], frames[22, 4, 0] = np.nan, np.nan
     recognizer.reset()
     np.testing.assert_array_equal([recognizer(frame) for frame in frames], expected)
-    recognizer.reset()
-    frame = frames[20]  # not known yet: no body
-    assert recognizer(frame).tolist() == pytest.approx([0.2] * 5) and not recognizer.bodies
-    with pytest.raises(ValueError, match=r"a frame of shape \(1, 24, 3\): needs \(25, 3\)"):
-        recognizer(frame[:24])
 
 
-def test_only_causal_networks_are_live(feeder):
-    for options, feeding in (
-        ({"causal": False}, FEEDING),
-        ({}, FEEDING | {"normalization": True}),
-        ({}, FEEDING | {"origin_transfer": "each"}),
+def test_a_body_exists_from_its_first_complete_frame(clips):
+    recognizer = recognize(build())
+    frame = clips[0][20, ..., 0].T.copy()  # (V, C)
+    incomplete = frame.copy()
+    incomplete[3] = np.nan
+    for nobody in (incomplete, np.zeros_like(frame), np.full_like(frame, np.nan)):
+        assert recognizer(nobody).tolist() == pytest.approx([0.2] * 5) and not recognizer.bodies
+    first = recognizer(frame)
+    assert list(recognizer.bodies) == [0] and first.sum() == pytest.approx(1)
+    # A body that is absent again does not count as a frame.
+    for nobody in (np.zeros_like(frame), np.full_like(frame, np.nan)):
+        np.testing.assert_array_equal(recognizer(nobody), first)
+
+
+@pytest.mark.parametrize("shape", [(24, 3), (25, 2), (2, 24, 3), (25,), (1, 1, 25, 3)])
+def test_a_frame_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"a frame of shape .*: needs \(25, 3\), joints and"):
+        recognize(build())(np.ones(shape))
+
+
+def test_only_causal_networks_are_live():
+    for options, preprocessing in (
+        ({"causal": False}, {}),
+        ({}, {"normalization": True}),
+        ({}, {"origin_transfer": "per-frame"}),
+        ({}, {"origin_transfer": "first-body"}),
     ):
-        with pytest.raises(ValueError, match="--setting live"):
-            Recognizer(build(feeder, **options), feeder.layout, list("abcde"), feeding)
+        with pytest.raises(ValueError, match=r"only a causal network.*\n.*--preset live"):
+            recognize(build(**options), **preprocessing)
     with pytest.raises(ValueError, match="needs whole clips"):
-        build(feeder, view_units=4)
+        build(view_adaptation=4)
 
 
 def test_a_trained_network_answers_live_as_in_its_test(data, tmp_path, monkeypatch):
-    """--setting live, smaller: what it says at the end of a clip is what test.py counts."""
+    """The preset live, smaller: its answer at the end of a clip is the one that test.py counts."""
     monkeypatch.chdir(tmp_path)
-    small = {"units": 8, "part_units": 4, "layers": 2, "window_layers": 1, "embedding": 4, "epochs": 1}
-    folder = train.main(
-        train.Config(data=str(data / "xview"), **train.PRESETS["live"] | small, device="cpu")
-    )
+    small = {"hidden_size": 8, "part_hidden_size": 4, "num_layers": 2, "window_layers": 1,
+             "embedding_size": 4, "epochs": 1, "device": "cpu"}  # fmt: skip
+    folder = train.main(train.make_config("live", data=str(data / "xview"), **small))
     recognizer = Recognizer.load(folder / "last.pt")
     checkpoint = load_checkpoint(folder / "last.pt")
-    feeder = Feeder(*split_files(data / "xview", "val"), **checkpoint["feeding"])
+    assert recognizer.classes == checkpoint["classes"] and recognizer.layout == KINECT_V2
+    feeder = Feeder(*split_files(data / "xview", "val"), **checkpoint["preprocessing"])
     batches = make_loader(feeder, range(len(feeder)), 5)
     posterior = engine.evaluate(build_model(checkpoint), batches, "cpu")[1][:, 2]
     frames, counts = (np.load(data / "xview" / f"val_{end}.npy") for end in ("data", "num_frame"))
     for i, clip in enumerate(np.split(frames, counts.cumsum()[:-1])):
         recognizer.reset()
-        for frame in clip:
-            said = recognizer(frame.transpose(2, 1, 0))
-        np.testing.assert_allclose(said, posterior[i], atol=1e-5)
-    with pytest.raises(ValueError, match=r"demo.pt: only a causal network"):
-        train.main(
-            train.Config(data=str(data / "xview"), name="demo", epochs=1, units=8, window=16,
-                         spatial_window=16, device="cpu", temporal="stacked")
-        )  # fmt: skip
-        (tmp_path / "checkpoints/demo/last.pt").rename("demo.pt")
-        Recognizer.load("demo.pt")
+        for frame in frames_of(clip):
+            live = recognizer(frame)
+        np.testing.assert_allclose(live, posterior[i], atol=1e-5)
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    path = save_untrained(tmp_path / "whole.pt", tmp_path)
+    with pytest.raises(ValueError, match=r"whole.pt: only a causal network"):
+        Recognizer.load(path)

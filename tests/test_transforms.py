@@ -16,10 +16,10 @@ def joints():
 
 CLIP = torch.tensor([0, 0, 1, 2])
 RANDOM = {
-    "matrix": lambda joints, g: transforms.apply(
+    "matrix": lambda joints, g: transforms.affine(
         joints, transforms.random_matrix(3, (0.5, 0.5, 0.5), 0.2, 0.2, g)[CLIP]
     ),
-    "move": lambda joints, g: transforms.random_move(joints, CLIP, 3, generator=g),
+    "move": lambda joints, g: transforms.random_move(joints, CLIP, torch.ones(3), generator=g),
 }
 EACH = pytest.mark.parametrize("transform", RANDOM.values(), ids=RANDOM.keys())
 
@@ -29,9 +29,9 @@ def test_a_rotation_is_orthogonal_and_keeps_lengths(joints):
     matrix = transforms.rotation(torch.randn(4, 3, generator=generator()))
     assert torch.allclose(matrix @ matrix.mT, torch.eye(3).expand(4, 3, 3), atol=1e-6)
     assert torch.allclose(torch.linalg.det(matrix), torch.ones(4), atol=1e-6)
-    turned = transforms.apply(joints, matrix)
+    turned = transforms.affine(joints, matrix)
     assert torch.allclose(turned.norm(dim=1), joints.norm(dim=1), atol=1e-5)
-    moved = transforms.apply(joints, matrix, torch.ones(4, 3))
+    moved = transforms.affine(joints, matrix, torch.ones(4, 3))
     torch.testing.assert_close(moved, turned + 1)
 
 
@@ -63,22 +63,22 @@ def test_random_matrices_stay_within_their_bounds():
     assert 0.28 < angle.max() <= 0.3 + 1e-3
     stretch = draw(scale=0.2).diagonal(dim1=1, dim2=2)
     assert 0.8 <= stretch.min() < 0.81 and 1.19 < stretch.max() <= 1.2
-    amounts = draw(sheared=0.1) - torch.eye(3)
+    amounts = draw(max_shear=0.1) - torch.eye(3)
     assert 0.099 < amounts.abs().max() <= 0.1
     assert torch.equal(draw(), torch.eye(3).expand(2000, 3, 3))
 
 
 @EACH
-def test_the_generator_decides_alone(transform, joints):
+def test_the_generator_alone_decides(transform, joints):
     before = joints.clone()
     first, again = transform(joints, generator(1)), transform(joints, generator(1))
     assert torch.equal(first, again)
     assert not torch.equal(first, transform(joints, generator(2)))
-    assert torch.equal(joints, before)  # pure: the input is untouched
+    assert torch.equal(joints, before)  # the input is not changed
 
 
 @EACH
-def test_each_clip_draws_its_own_and_its_bodies_move_together(transform):
+def test_each_clip_draws_its_own_numbers_and_its_bodies_move_together(transform):
     one, two, three, four = transform(torch.ones(4, 3, 10, 5), generator())
     assert torch.equal(one, two)
     assert not torch.allclose(one, three) and not torch.allclose(three, four)
@@ -86,9 +86,9 @@ def test_each_clip_draws_its_own_and_its_bodies_move_together(transform):
 
 def test_crop_takes_consecutive_frames_inside_the_clip():
     frames = torch.tensor([100, 100, 100, 40, 40, 60])
-    cut = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3, 1.0])
-    place = torch.tensor([0.3, 0.3, 0.3, 0.0, 1.0, 1.0])
-    window = transforms.crop(frames, 60, cut=cut, place=place)
+    crop_position = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3, 1.0])
+    pad_position = torch.tensor([0.3, 0.3, 0.3, 0.0, 1.0, 1.0])
+    window = transforms.crop(frames, 60, crop_position=crop_position, pad_position=pad_position)
     assert window[:, 0].tolist() == [0, 40, 40, 0, -20, 0]
     assert (window.diff(dim=1) == 1).all()
 
@@ -97,17 +97,17 @@ def test_the_default_crop_is_the_middle():
     assert transforms.crop(torch.tensor([101]), 1)[0, 0] == 50
 
 
-def test_random_starts_and_shifts_reach_every_place():
+def test_random_starts_and_shifts_reach_every_position():
     def starts(frames, **options):
         window = transforms.crop(torch.full((2000,), frames), 8, generator=generator(), **options)
         return window[:, 0].unique().tolist()
 
-    assert starts(12, cut=(0, 1)) == [0, 1, 2, 3, 4]
-    assert starts(6, place=(0, 1)) == [-2, -1, 0]
-    assert starts(12, place=(0, 1)) == [2] and starts(6, cut=(0, 1)) == [0]
+    assert starts(12, crop_position=(0, 1)) == [0, 1, 2, 3, 4]
+    assert starts(6, pad_position=(0, 1)) == [-2, -1, 0]
+    assert starts(12, pad_position=(0, 1)) == [2] and starts(6, crop_position=(0, 1)) == [0]
 
 
-def test_crop_resize_spans_the_share():
+def test_crop_resize_spans_the_ratio():
     frames = torch.tensor([101, 101, 1])
     whole = transforms.crop_resize(frames, 11)
     assert torch.allclose(whole[0], torch.arange(0, 101, 10.0))
@@ -117,73 +117,93 @@ def test_crop_resize_spans_the_share():
     assert torch.allclose(half[1, [0, -1]], torch.tensor([50.5, 100.0]))
 
 
-def test_random_crop_resize_draws_size_and_place():
+def test_random_crop_resize_draws_ratio_and_position():
     frames = torch.full((2000,), 101)
     window = transforms.crop_resize(frames, 11, (0.5, 1.0), (0, 1), generator())
     kept = (window[:, -1] - window[:, 0] + 1) / 101
     assert 0.5 <= kept.min() < 0.51 and 0.99 < kept.max() <= 1
     assert window.min() >= 0 and window.max() <= 100
-    place = window[:, 0] / (101 - 101 * kept).clamp(min=1e-3)
-    assert abs(torch.corrcoef(torch.stack((kept, place)))[0, 1]) < 0.1  # drawn apart
+    position = window[:, 0] / (101 - 101 * kept).clamp(min=1e-3)
+    # Drawn independently.
+    assert abs(torch.corrcoef(torch.stack((kept, position)))[0, 1]) < 0.1
+
+
+STILL = {"rotate": 0, "scale": 0, "distance": 0}
 
 
 @pytest.mark.parametrize(
     "options, changed",
-    [({"rotate": 0.5}, "angle"), ({"scale": 0.3}, "size"), ({"distance": 0.5}, "place")],
+    [({"rotate": 0.5}, "angle"), ({"scale": 0.3}, "size"), ({"distance": 0.5}, "position")],
 )
 def test_each_drift_alone(options, changed):
-    still = {"rotate": 0, "scale": 0, "distance": 0}
     body = torch.randn(1, 3, 1, 6, generator=generator()).expand(1, 3, 10, 6)
+    clip, scale = torch.zeros(1).long(), torch.ones(1)
 
-    def move(**sizes):
-        return transforms.random_move(body, torch.zeros(1).long(), 1, **sizes, generator=generator())[0]
+    def move(**amounts):
+        return transforms.random_move(body, clip, scale, **amounts, generator=generator())[0]
 
-    assert torch.allclose(move(**still), body[0])
-    moved = move(**still | options)
-    body = body[0]
-    size = (moved - moved.mean(2, True)).norm(dim=(0, 2)) / (body - body.mean(2, True)).norm(dim=(0, 2))
-    seen = {
+    assert torch.allclose(move(**STILL), body[0])
+    moved = move(**STILL | options)
+    before = body[0]
+    size = (moved - moved.mean(2, True)).norm(dim=(0, 2))
+    size = size / (before - before.mean(2, True)).norm(dim=(0, 2))
+    drifts = {
         "size": size.std() > 1e-3,
-        "place": (moved.mean(2) - body.mean(2)).norm(dim=0).std() > 1e-3,
-        "angle": bool((size - 1).abs().max() < 1e-4 and (moved[0] - body[0]).std() > 1e-2),
+        "position": (moved.mean(2) - before.mean(2)).norm(dim=0).std() > 1e-3,
+        "angle": bool((size - 1).abs().max() < 1e-4 and (moved[0] - before[0]).std() > 1e-2),
     }
-    assert seen[changed]
-    # Evenly: what lies between the two random states is on the way from one to the other.
+    assert drifts[changed]
+    # Evenly: each frame is half-way between the one before and the one after.
     assert (moved[:, 5] - moved[:, 4] - (moved[:, 6] - moved[:, 5])).norm() < 0.05
 
 
-def sampled(values, positions):
-    """A body of one coordinate, zero where it is absent, at some positions -> (values, seen)."""
+def test_the_largest_drift_is_one_bone_length_in_any_unit():
+    """Metres, millimetres, pixels: each clip moves by its own mean bone length at most."""
+    count = 500
+    body = torch.zeros(count, 3, 2, 1)
+    scale = torch.where(torch.arange(count) % 2 == 0, 0.2, 200.0)
+    options = STILL | {"distance": 1.0}
+    moved = transforms.random_move(body, torch.arange(count), scale, **options, generator=generator())
+    largest = moved.abs().amax((1, 2, 3))
+    for unit in (0.2, 200.0):
+        assert 0.98 * unit < largest[scale == unit].max() <= unit
+        assert moved[scale == unit].mean().abs() < 0.1 * unit
+    default = transforms.random_move(body, torch.arange(count), scale, 0, 0, generator=generator())
+    assert torch.equal(default, moved)
+
+
+def sample(values, positions):
+    """A body of one coordinate, zero where it is absent, at some positions -> (values, visible)."""
     values = torch.tensor(values)[:, None]
     tracks = (
         torch.cat((torch.full((3, 1), 9.0), values)),
         torch.cat((torch.ones(3), values[:, 0])) > 0,
     )
-    start, count = torch.tensor([3]), torch.tensor([len(values)])
-    joints, seen = transforms.sample(tracks, start, count, torch.tensor([positions]))
-    return joints[0, :, 0].tolist(), seen[0].tolist()
+    offset, count = torch.tensor([3]), torch.tensor([len(values)])
+    joints, visible = transforms.sample(tracks, offset, count, torch.tensor([positions]))
+    return joints[0, :, 0].tolist(), visible[0].tolist()
 
 
-def test_sample_interpolates_and_sees_nobody_outside():
-    values, seen = sampled([1.0, 2, 3, 4], [-1, 0, 0.5, 2.25, 3, 4])
-    assert values[1:-1] == [1, 1.5, 3.25, 4] and seen == [False, True, True, True, True, False]
-    values, seen = sampled([1.0, 2, 3, 4], [-1, 0, 1, 2, 3, 4])  # whole numbers
-    assert values[1:-1] == [1, 2, 3, 4] and seen == [False, True, True, True, True, False]
+def test_sample_interpolates_and_no_body_is_visible_outside_of_the_clip():
+    values, visible = sample([1.0, 2, 3, 4], [-1, 0, 0.5, 2.25, 3, 4])
+    assert values[1:-1] == [1, 1.5, 3.25, 4] and visible == [False, True, True, True, True, False]
+    values, visible = sample([1.0, 2, 3, 4], [-1, 0, 1, 2, 3, 4])  # whole numbers
+    assert values[1:-1] == [1, 2, 3, 4] and visible == [False, True, True, True, True, False]
 
 
-def test_sample_never_draws_a_lost_body_towards_the_origin():
-    values, seen = sampled([1.0, 0, 1, 1], [0, 0.25, 0.75, 1, 1.25, 1.75, 2])
-    assert values == [1, 1, 1, 0, 1, 1, 1] and seen == [value == 1 for value in values]
+def test_sample_does_not_move_a_lost_body_towards_the_origin():
+    values, visible = sample([1.0, 0, 1, 1], [0, 0.25, 0.75, 1, 1.25, 1.75, 2])
+    assert values == [1, 1, 1, 0, 1, 1, 1] and visible == [value == 1 for value in values]
 
 
-def test_crop_keeps_a_share_of_the_clip():
+def test_crop_keeps_a_ratio_of_the_clip():
     frames = torch.tensor([100, 100, 10, 1])
-    window = transforms.crop(frames, 60, share=0.3, cut=torch.tensor([0.0, 1.0, 0.5, 0.5]))
+    window = transforms.crop(frames, 60, ratio=0.3, crop_position=torch.tensor([0.0, 1.0, 0.5, 0.5]))
     inside = [
         row[(row >= 0) & (row < count)].tolist() for row, count in zip(window, frames, strict=True)
     ]
     assert inside == [list(range(30)), list(range(70, 100)), [4, 5, 6], [0]]
-    window = transforms.crop(frames, 20, share=(0.3, 0.9), cut=(0.0, 1.0))
+    window = transforms.crop(frames, 20, ratio=(0.3, 0.9), crop_position=(0.0, 1.0))
     for row, count in zip(window, frames, strict=True):
         inside = row[(row >= 0) & (row < count)]
         assert len(inside) and (inside.diff() == 1).all()

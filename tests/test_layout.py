@@ -1,20 +1,46 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from skeletons.layout import KINECT_V2, LAYOUTS, Layout, class_names
 
-HAND_DRAWN = Layout(  # neither Kinect: other sizes, other numbering
+HAND_DRAWN = Layout(  # not a Kinect: another number and another order of joints
     "hand-drawn",
     ("left hand", "chest", "right hand", "head", "hip", "left foot", "right foot", "tail"),
     (1, -1, 1, 1, 1, 4, 4, 4),
     {"left arm": (0,), "right arm": (2,), "trunk": (3, 1, 4, 7), "left leg": (5,), "right leg": (6,)},
 )
-EVERY = pytest.mark.parametrize("layout", [*LAYOUTS.values(), HAND_DRAWN], ids=lambda x: x.name)
+OPENPOSE = Layout(  # legs and arms are attached to the neck, which is the root
+    "openpose-18",
+    (
+        "nose", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow",
+        "left wrist", "right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle",
+        "right eye", "left eye", "right ear", "left ear",
+    ),
+    (1, -1, 1, 2, 3, 1, 5, 6, 1, 8, 9, 1, 11, 12, 0, 0, 14, 15),
+    {
+        "left arm": (5, 6, 7), "right arm": (2, 3, 4), "trunk": (0, 1, 14, 15, 16, 17),
+        "left leg": (11, 12, 13), "right leg": (8, 9, 10),
+    },
+)  # fmt: skip
+
+
+def rooted_at(layout, joint):
+    """The same tree, and another root."""
+    parents, came_from = list(layout.parents), -1
+    while joint != -1:
+        parents[joint], came_from, joint = came_from, joint, parents[joint]
+    return replace(layout, parents=tuple(parents))
+
+
+EVERY = pytest.mark.parametrize(
+    "layout", [*LAYOUTS.values(), HAND_DRAWN, OPENPOSE], ids=lambda x: x.name
+)
 
 
 @EVERY
-def test_traversal_walks_every_bone_forward_and_back(layout):
+def test_traversal_passes_every_bone_forward_and_back(layout):
     walk = layout.traversal
     steps = list(pairwise(walk))
     both_ways = {(a, b) for a, b in layout.bones} | {(b, a) for a, b in layout.bones}
@@ -39,6 +65,37 @@ def test_chain_runs_from_hand_to_hand_and_from_foot_to_foot():
     assert [names[i] for i in (17, 20, 21, 24)] == ["left hip", "left foot", "right foot", "right hip"]
 
 
+def test_chain_of_another_layout_runs_from_tip_to_tip():
+    """Head to hips; a tail is not the tip of the trunk."""
+    names = [HAND_DRAWN.joints[j] for j in HAND_DRAWN.chain]
+    assert names[:2] == ["left hand", "right hand"] and names[6:] == ["left foot", "right foot"]
+    assert names[2:6] == ["head", "chest", "hip", "tail"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda x: x.name)
+def test_tips_and_chain_do_not_depend_on_the_root(layout):
+    """Hand, head and foot are the tips wherever the root is: at the neck, a hand or a foot."""
+    for joint in range(len(layout.joints)):
+        other = rooted_at(layout, joint)
+        assert other.root == joint and sorted(map(sorted, other.bones)) == sorted(
+            map(sorted, layout.bones)
+        )
+        assert other.chain == layout.chain and other.axis_joints == layout.axis_joints
+        assert other.traversal[0] == joint
+
+
+def test_ends_of_the_axes_of_the_body():
+    def names(layout):
+        return {end: {layout.joints[j] for j in pair} for end, pair in layout.axis_joints.items()}
+
+    sides = {side: {f"{side} shoulder", f"{side} hip"} for side in ("left", "right")}
+    for layout in LAYOUTS.values():
+        assert names(layout) == {"bottom": {"spine base"}, "top": {"head"}, **sides}
+    # No joint of the trunk is between hips and shoulders; the top is between the ears.
+    ends = {"bottom": {"left hip", "right hip"}, "top": {"left ear", "right ear"}}
+    assert names(OPENPOSE) == ends | sides
+
+
 def test_traversal_takes_arms_then_head_then_legs():
     first = [KINECT_V2.traversal.index(KINECT_V2.joint(name)) for name in
              ("left hand", "right hand", "head", "left foot", "right foot")]  # fmt: skip
@@ -58,7 +115,7 @@ def test_parts_hold_the_joints_of_their_own_side(layout):
         assert words <= (arm if "arm" in part else leg)
 
 
-def test_a_layout_survives_json():
+def test_a_layout_survives_a_round_trip_through_json():
     assert Layout.from_dict(KINECT_V2.to_dict()) == KINECT_V2
 
 
@@ -70,10 +127,11 @@ def test_a_layout_survives_json():
         ({"parents": (1, -1, 1, 1, 7, 4, 4, 4)}, "loop"),
         ({"parents": (1, -1, 1, 1, 1, 4, 4, 9)}, "outside 0-7"),
         ({"parts": {"all": (0, 1, 2, 3, 4, 5, 6)}}, "each of the joints 0-7 once"),
-        ({"parts": {"a": (0, 2), "b": (1, 3, 4, 5, 6, 7)}}, "do not tie the a together"),
+        ({"parts": HAND_DRAWN.parts | {"tail": ()}}, "do not connect the joints of the tail"),
+        ({"parts": {"a": (0, 2), "b": (1, 3, 4, 5, 6, 7)}}, "do not connect the joints of the a"),
     ],
 )
-def test_what_is_not_a_body_is_refused(changes, message):
+def test_an_invalid_layout_is_refused(changes, message):
     fields = HAND_DRAWN.to_dict() | changes
     with pytest.raises(ValueError, match=message):
         Layout.from_dict(fields)
