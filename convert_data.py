@@ -1,4 +1,4 @@
-"""Turn skeleton recordings, in any form people hold them, into the arrays that `Feeder` reads. Once.
+"""Convert skeleton recordings, in any of these formats, to the arrays that `Feeder` reads.
 
     python convert_data.py --data_path nturgb+d_skeletons              # NTU RGB+D, the raw files
     python convert_data.py --data_path nturgbd_skeletons_s001_to_s017.zip        # or zipped
@@ -7,12 +7,14 @@
     python convert_data.py --data_path ntu60_3danno.pkl                # or a folder of padded arrays
     python convert_data.py --dataset nw-ucla --data_path all_sqe       # Northwestern-UCLA
     python convert_data.py --dataset utd-mhad --data_path Skeleton     # UTD-MHAD
-    python convert_data.py --data_path my-recordings                   # own ones, with a clips.csv
+    python convert_data.py --data_path my-recordings                   # custom, with a clips.csv
 
-Every clip is read once. For each benchmark of the data set (xsub: unseen subjects in the test, xview:
-an unseen camera, xset: unseen set-ups) the output folder gets a folder with the files that storage.py
-describes; "val" is the official test part. A damaged clip is skipped and listed in skipped.csv, the
-rest converts. An earlier conversion is replaced when the new one is complete, not before.
+Every clip is read once. Each benchmark of the data set becomes a subfolder of the output folder (xsub:
+the subjects in the test are not those in training; xview: the camera is another one; xset: the setups
+are others). Its files are described in skeletons/storage.py; "val" is the official test split. Two
+tables are written next to the benchmarks: skipped.csv lists the clips that could not be read,
+dropped.csv the bodies that were dropped from a clip, and why. An earlier conversion is replaced when
+the new one is complete.
 """
 
 import argparse
@@ -20,147 +22,250 @@ import csv
 import errno
 import os
 import re
+from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from skeletons.clip import MAX_BODIES, InvalidClip
-from skeletons.clip_stream import Failure
+from skeletons.clip import MAX_BODIES, DroppedTrack, InvalidClip
+from skeletons.clip_stream import ClipStream, Failure
 from skeletons.datasets import BODY_RULES, DATASETS
 from skeletons.readers import open_input
 from skeletons.storage import BenchmarkWriter
+from skeletons.version import git_commit
 
 MISSING_LIST = Path(__file__).parent / "lists" / "ntu_missing.txt"
-WARN_SKIPPED_ABOVE = 0.01  # a larger share of skipped clips is a reason to look
+WARN_SKIPPED_ABOVE = 0.01  # a larger fraction of skipped clips is printed as a warning
+PROVENANCE = ("dataset", "data_path", "ignored_sample_path", "bodies", "padded", "strict")
+SKIPPED_COLUMNS = ("file", "where", "reason")
+DROPPED_COLUMNS = ("clip", *DroppedTrack._fields)
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 
 
-def convert(source, out_folder, padded=False, strict=False):
-    """Write the benchmarks of a `sources.ClipStream` below `out_folder`.
+def convert(
+    stream: ClipStream,
+    out_folder: str | Path,
+    padded: bool = False,
+    strict: bool = False,
+    arguments: dict[str, Any] | None = None,
+) -> tuple[dict[str, dict[str, Any]], list[Failure]]:
+    """Write the benchmarks of a stream of clips as subfolders of `out_folder`.
 
-    padded  write classic padded arrays (N, C, T, V, M)
-    strict  a single damaged clip is an error
-    Returns (meta.json's contents of each benchmark, list of Failure). Raises InvalidClip when a
-    benchmark gets no clip, or a clip is damaged and `strict`. After an error `out_folder` is as before,
-    unless the error says that a benchmark could not be put in its place.
+    padded     write classic padded arrays (N, C, T, V, M)
+    strict     fail if a single clip cannot be read
+    arguments  of the command, to be recorded in meta.json
+    Returns (the contents of each benchmark's meta.json, the failures). Raises InvalidClip if a
+    benchmark has no clips, or if `strict` and a clip fails. After an error `out_folder` is as before,
+    unless the message says that a benchmark could not be replaced.
     """
     out_folder = Path(out_folder)
-    for benchmark in source.benchmarks:
-        if not re.fullmatch(r"\w[\w.+-]*", benchmark):
-            raise ValueError(f"a benchmark called '{benchmark}' cannot be the name of a folder")
-        if (out_folder / benchmark).resolve() in source.folders:
-            raise ValueError(f"{out_folder / benchmark} is what is read: give another --out_folder")
-    frame_shape = (source.channels, len(source.layout.joints), MAX_BODIES)
-    writers, metas, faults, excluded = {}, {}, [], source.excluded
+    check_names(stream, out_folder)
+    frame_shape = (stream.channels, len(stream.layout.joints), MAX_BODIES)
+    writers: dict[str, BenchmarkWriter] = {}
+    tables: dict[Path, Path] = {}
+    metas, failures, dropped, excluded = {}, [], [], stream.excluded
     try:
-        for benchmark in source.benchmarks:
+        for benchmark in stream.benchmarks:
             writers[benchmark] = BenchmarkWriter(out_folder / benchmark, frame_shape)
-        for item in tqdm(source.items, source.title, source.total, unit=" clips", disable=None):
-            if isinstance(item, Failure):
-                faults.append(item)
+        for clip in tqdm(stream.clips, stream.title, stream.total, unit=" clips", disable=None):
+            if isinstance(clip, Failure):
+                failures.append(clip)
                 continue
-            excluded += not item.parts
-            for benchmark, part in item.parts.items():
-                writers[benchmark].add(part, item)
+            excluded += not clip.splits
+            for benchmark, split in clip.splits.items():
+                writers[benchmark].add(split, clip)
+            dropped += ((clip.name, *track) for track in clip.dropped if clip.splits)
+        check_clips(stream, writers, failures, excluded, strict)
         for benchmark, writer in writers.items():
             meta = {
-                "dataset": source.title,
+                "dataset": stream.title,
                 "benchmark": benchmark,
-                "layout": source.layout.to_dict(),
-                "classes": source.classes,
+                "layout": stream.layout.to_dict(),
+                "classes": stream.classes,
+                "bodies": stream.bodies or None,
                 "excluded": excluded,
-                "skipped": len(faults),
+                "ignored": stream.ignored,
+                "skipped": len(failures),
+                "arguments": arguments,
+                "version": git_commit(),
             }
-            metas[benchmark] = writer.finish(meta, source.padded if padded else None)
-        empty = [benchmark for benchmark, meta in metas.items() if not any(meta["clips"].values())]
-        if empty or not metas or (strict and faults):
-            remains = f", none remains for {', '.join(empty)}" if empty else ""
-            raise InvalidClip(
-                f"nothing was written: {len(faults)} of {source.total} clips are damaged, {excluded} "
-                f"left out{remains}\n{listing(faults, most=20)}"
-            )
-        written = write_faults(out_folder, faults)
+            metas[benchmark] = writer.finish(meta, stream.padded_frames if padded else None)
+        skipped = ((failure.file, failure.where, failure.reason) for failure in failures)
+        for name, columns, rows in (
+            ("skipped.csv", SKIPPED_COLUMNS, skipped),
+            ("dropped.csv", DROPPED_COLUMNS, dropped),
+        ):
+            tables[out_folder / name] = partial = out_folder / f".{name}.partial"
+            write_table(partial, columns, rows)
         for writer in writers.values():
-            writer.publish()
-        os.replace(written, out_folder / "skipped.csv")
+            writer.commit()
+        for path, partial in tables.items():
+            os.replace(partial, path)
     finally:
         for writer in writers.values():
-            writer.discard()
-    return metas, faults
+            writer.rollback()
+        for partial in tables.values():
+            partial.unlink(missing_ok=True)
+    return metas, failures
 
 
-def listing(faults, most=5):
-    lines = [": ".join(filter(None, (f"  {f.file}", f.where, f.reason))) for f in faults[:most]]
-    return "\n".join(lines + [f"  and {len(faults) - most} more"] * (len(faults) > most))
+def check_names(stream: ClipStream, out_folder: Path) -> None:
+    """Raise ValueError if a benchmark cannot be written because of its name or the input folders."""
+    for benchmark in stream.benchmarks:
+        if not re.fullmatch(r"\w[\w.+-]*", benchmark):
+            raise ValueError(
+                f"a benchmark called '{benchmark}' cannot be the name of a folder\n"
+                "rename it in the input"
+            )
+        if (out_folder / benchmark).resolve() in stream.folders:
+            raise ValueError(f"{out_folder / benchmark} is the input folder\ngive another --out_folder")
 
 
-def write_faults(folder, faults):
-    """Write the list of faults under a name for the meantime; returns it."""
-    path = folder / ".skipped.csv.partial"
+def check_clips(
+    stream: ClipStream,
+    writers: dict[str, BenchmarkWriter],
+    failures: Sequence[Failure],
+    excluded: int,
+    strict: bool,
+) -> None:
+    """Raise InvalidClip if there are too few clips, RuntimeError if all failed unexpectedly."""
+    if len(failures) == stream.total and failures and all(failure.traceback for failure in failures):
+        raise RuntimeError(
+            f"each of {len(failures)} clips failed with an unexpected error; "
+            f"the first one, {failures[0].file}: {failures[0].reason}\n"
+            "this is probably an error in the program: please report it with this message"
+        ) from RuntimeError("\n" + failures[0].traceback)
+    empty = [benchmark for benchmark, writer in writers.items() if not len(writer)]
+    if empty or not writers or (strict and failures):
+        remaining = f", none remains for {', '.join(empty)}" if empty else ""
+        raise InvalidClip(
+            f"nothing was written: {len(failures)} of {stream.total} clips cannot be read, {excluded} "
+            f"are excluded{remaining}\n{list_failures(failures, limit=20)}"
+        )
+
+
+def list_failures(failures: Sequence[Failure], limit: int = 5) -> str:
+    """The first failures as text, one per line."""
+    lines = [": ".join(filter(None, (f"  {failure.file}", failure.where, failure.reason)))
+             for failure in failures[:limit]]  # fmt: skip
+    return "\n".join(lines + [f"  and {len(failures) - limit} more"] * (len(failures) > limit))
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file in UTF-8."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(("file", "where", "reason"))
-        table.writerows((fault.file, fault.where, fault.reason) for fault in faults)
-    return path
+        table.writerow(columns)
+        table.writerows(rows)
 
 
-def parse_arguments():
+def compare_with_official(stream: ClipStream, metas: dict[str, dict[str, Any]]) -> list[str]:
+    """One sentence for each benchmark whose numbers of clips are not the official ones."""
+    sentences = []
+    for benchmark, official in stream.official_counts.items():
+        if benchmark in metas:
+            clips = metas[benchmark]["clips"]
+            counts = (clips["train"], clips["val"])
+            if counts != tuple(official):
+                sentences.append(
+                    f"{benchmark}: {counts[0]:,} of {official[0]:,} training clips and "
+                    f"{counts[1]:,} of {official[1]:,} test clips of the official split"
+                )
+    return sentences
+
+
+def read_names(path: str | Path) -> frozenset[str]:
+    """The names of clips in a text file, with or without the suffix .skeleton."""
+    if not os.path.exists(path):  # noqa: PTH110 (or a device)
+        raise ValueError(f"--ignored_sample_path {path} does not exist\ngive a text file of names")
+    try:
+        names = Path(path).read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}\nsave it as one") from None
+    return frozenset(name.removesuffix(".skeleton") for name in names)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", choices=DATASETS, default="ntu")
+    parser.add_argument("--dataset", choices=DATASETS, default="ntu",
+                        help="which data set it is, unless it is custom (default: ntu)")  # fmt: skip
     parser.add_argument("--data_path", nargs="+", metavar="PATH",
-                        help="what to convert: one of the forms above, raw files and .zip also several "
-                             "(default: nturgb+d_skeletons, ...)")  # fmt: skip
-    parser.add_argument("--ignored_sample_path", default=MISSING_LIST,
-                        help="text file of names of raw files to leave out (default: the official list "
-                             "of missing skeletons)")  # fmt: skip
-    parser.add_argument("--out_folder", help="where the arrays go (default: NTU-RGB-D, NW-UCLA, ...)")
-    parser.add_argument("--bodies", choices=BODY_RULES, default="follow",
-                        help="follow: track bodies, drop ghosts, keep the two that move most (default);"
-                             " raw: the first two of each frame in the sensor's order")  # fmt: skip
+                        help="what to convert, in one of the formats above; several raw or .zip "
+                             "files can be given (default: nturgb+d_skeletons, ...)")  # fmt: skip
+    parser.add_argument("--ignored_sample_path", default=MISSING_LIST, metavar="FILE",
+                        help="text file with the names of raw files to exclude (default: the official "
+                             "list of missing skeletons)")  # fmt: skip
+    parser.add_argument("--out_folder", metavar="FOLDER",
+                        help="where the arrays go (default: NTU-RGB-D, NW-UCLA, ...)")  # fmt: skip
+    parser.add_argument("--bodies", choices=BODY_RULES, default="track",
+                        help="which bodies of a raw NTU file are kept. track: follow each body through "
+                             "the clip, drop spurious detections, keep the two that move most "
+                             "(default); sensor-order: the first two of each frame")  # fmt: skip
     parser.add_argument("--padded", action="store_true",
-                        help="write arrays (N, C, T, V, M) padded with zeros, for other people's code: "
-                             "300 frames for NTU, else as many as the longest clip")  # fmt: skip
-    parser.add_argument("--strict", action="store_true", help="fail if any clip is damaged")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="processes that read raw files (default: one a core)")  # fmt: skip
-    return parser.parse_args()
+                        help="write arrays (N, C, T, V, M) padded with zeros, for code of other "
+                             "projects: 300 frames for NTU, else the longest clip")  # fmt: skip
+    parser.add_argument("--strict", action="store_true", help="fail if any clip cannot be read")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="processes that read raw files (default: one per core)")  # fmt: skip
+    return parser.parse_args(argv)
 
 
-def main():
-    arguments = parse_arguments()
-    paths = arguments.data_path or [DATASETS[arguments.dataset].data_path]
+def run(options: argparse.Namespace) -> None:
+    """Convert as the options say, and print a summary."""
+    paths = options.data_path or [DATASETS[options.dataset].data_path]
+    ignored = read_names(options.ignored_sample_path)
+    stream = open_input(paths, options.dataset, ignored, options.bodies, options.jobs)
+    out_folder = Path(options.out_folder or stream.out_folder)
+    arguments = {name: getattr(options, name) for name in PROVENANCE}
+    arguments |= {"data_path": [str(path) for path in paths]}
+    arguments |= {"ignored_sample_path": str(options.ignored_sample_path)}
     try:
-        if not os.path.exists(arguments.ignored_sample_path):  # noqa: PTH110 (or a device)
-            raise ValueError(f"--ignored_sample_path {arguments.ignored_sample_path} does not exist")
-        names = Path(arguments.ignored_sample_path).read_text(encoding="utf-8").split()
-        ignored = frozenset(name.removesuffix(".skeleton") for name in names)
-        source = open_input(paths, arguments.dataset, ignored, arguments.bodies, arguments.jobs)
-        out_folder = Path(arguments.out_folder or source.out_folder)
-        metas, faults = convert(source, out_folder, arguments.padded, arguments.strict)
-    except KeyboardInterrupt:
-        raise SystemExit("\nconvert_data.py: stopped; earlier data is as it was") from None
-    except BrokenProcessPool as error:
-        raise SystemExit(
-            "convert_data.py: a process was killed, perhaps for memory: try --jobs 1"
-        ) from error
-    except (ValueError, OSError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)):
-            error = f"no room for {out_folder} ({error.strerror}); earlier data is as it was"
-        raise SystemExit(f"convert_data.py: {error}") from None
+        metas, failures = convert(stream, out_folder, options.padded, options.strict, arguments)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise OSError(
+                f"no space left for {out_folder} ({error.strerror})\n"
+                "free some, or give another --out_folder; earlier data is unchanged"
+            ) from None
+        raise
     for benchmark, meta in metas.items():
         clips = meta["clips"]
-        none = "" if all(clips.values()) else " (WARNING: a part is empty)"
+        warning = "" if all(clips.values()) else " (WARNING: a split is empty)"
         print(f"{out_folder / benchmark}: {clips['train']} training clips, {clips['val']} test clips, "
-              f"{len(meta['classes'])} classes{none}")  # fmt: skip
+              f"{len(meta['classes'])} classes{warning}")  # fmt: skip
+    for sentence in compare_with_official(stream, metas):
+        print(sentence)
     if meta["excluded"]:
-        print(f"left out, as not in the data set or listed as missing: {meta['excluded']}")
-    if faults:
-        share = len(faults) / source.total
-        loud = "WARNING, the data may be incomplete: " if share > WARN_SKIPPED_ABOVE else ""
-        print(f"{loud}{len(faults)} of {source.total} clips ({share:.2%}) skipped, listed in "
-              f"{out_folder / 'skipped.csv'}\n{listing(faults)}")  # fmt: skip
+        print(f"excluded, as not part of the data set or listed as missing: {meta['excluded']} clips")
+    if failures:
+        fraction = len(failures) / stream.total
+        warning = "WARNING, the data may be incomplete: " if fraction > WARN_SKIPPED_ABOVE else ""
+        print(f"{warning}{len(failures)} of {stream.total} clips ({fraction:.2%}) skipped, listed in "
+              f"{out_folder / 'skipped.csv'}\n{list_failures(failures)}")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Expected errors end it with a message."""
+    options = parse_arguments(argv)
+    try:
+        run(options)
+    except KeyboardInterrupt:
+        raise SystemExit("\nconvert_data.py: stopped; earlier data is unchanged") from None
+    except BrokenProcessPool as error:
+        raise SystemExit(
+            "convert_data.py: a process was killed, perhaps because the memory was full\ntry --jobs 1"
+        ) from error
+    except MemoryError:
+        raise SystemExit(
+            "convert_data.py: the memory is full; earlier data is unchanged\ntry --jobs 1"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"convert_data.py: {error}") from None
 
 
 if __name__ == "__main__":

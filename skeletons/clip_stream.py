@@ -1,109 +1,155 @@
-"""A stream of clips, whatever it is read from."""
+"""A stream of clips, whatever format they are read from, and what all formats have in common."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from skeletons.clip import MAX_BODIES, InvalidClip, checked
+from skeletons.clip import MAX_BODIES, Clip, InvalidClip, validate_coordinates
+from skeletons.datasets import DatasetSpec
 from skeletons.layout import Layout
 
 MAX_CLIP_BYTES = 256 << 20  # as an array
+SPLIT_NAMES = {"train": "train", "val": "val", "test": "val"}
 
 
 @dataclass
 class Failure:
-    """A clip that could not be converted."""
+    """A clip that could not be converted.
+
+    file       the file, or which part of it
+    where      in the file ("line 12"), if known
+    traceback  of an error that no format expects, which may be an error of this program; else ""
+    """
 
     file: str
     where: str
     reason: str
+    traceback: str = ""
 
     @classmethod
-    def of(cls, file, error):
-        """A fault from the exception that it raised."""
+    def from_error(cls, file: str, error: Exception) -> "Failure":
+        """The failure that an exception stands for. MemoryError is raised again: it says nothing about
+        the file."""
+        if isinstance(error, MemoryError):
+            raise error
         if isinstance(error, InvalidClip):
             return cls(file, error.where, error.reason)
         if isinstance(error, OSError) and error.strerror:
             return cls(file, "", error.strerror)
-        return cls(file, "", f"damaged: {type(error).__name__} {str(error)[:200]}")
+        text = "".join(traceback.format_exception(error))
+        return cls(file, "", f"unexpected {type(error).__name__}: {str(error)[:200]}", text)
 
 
 @dataclass
 class ClipStream:
-    """What a conversion reads.
+    """The input of a conversion.
 
-    benchmarks  their names; every clip says in which part of which it is
-    channels    C of the clips
-    total       clips and faults in the stream
-    excluded    clips that the data set does without, not read
-    padded      as in DatasetSpec
-    out_folder  where the benchmarks go if nothing else is said
-    folders     that are read, and must not be replaced by what is written
+    benchmarks     their names; every clip says to which split of which benchmark it belongs
+    total          clips and failures in the stream
+    clips          of which each can be kept: its data is never overwritten
+    channels       C of the clips
+    excluded       clips that are not read: not part of the data set, or listed by the user
+    ignored        those of them that the user listed
+    bodies         the rule by which the bodies were chosen, one of BODY_RULES, or "" if unknown
+    padded_frames, official_counts   as in DatasetSpec
+    out_folder     where the benchmarks go if the user does not say
+    folders        that are read, and so must not be replaced by the output
     """
 
     title: str
     layout: Layout
-    classes: list
-    benchmarks: list
+    classes: list[str]
+    benchmarks: list[str]
     total: int
-    items: Iterator
+    clips: Iterator[Clip | Failure]
     channels: int = 3
     excluded: int = 0
-    padded: int = 0
+    ignored: int = 0
+    bodies: str = ""
+    padded_frames: int = 0
+    official_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     out_folder: str = ""
-    folders: tuple = ()
+    folders: Sequence[Path] = ()
 
     @classmethod
-    def of(cls, dataset, benchmarks, total, items, **others):
-        """A source of clips of a published data set."""
-        fields = {name: getattr(dataset, name) for name in ("title", "layout", "classes", "padded")}
-        fields |= {"out_folder": dataset.out_folder, "benchmarks": list(benchmarks)}
-        return cls(**fields | {"total": total, "items": items} | others)
+    def from_dataset(
+        cls,
+        dataset: DatasetSpec,
+        benchmarks: Iterable[str],
+        total: int,
+        clips: Iterator[Clip | Failure],
+        **others: object,
+    ) -> "ClipStream":
+        """A stream of clips of a published data set; `others` override its fields."""
+        names = ("title", "layout", "classes", "padded_frames", "official_counts", "out_folder")
+        fields = {name: getattr(dataset, name) for name in names}
+        fields |= {"benchmarks": list(benchmarks), "total": total, "clips": clips}
+        return cls(**fields | others)
 
 
-# --- Data converted by other projects -----------------------------------------------------------------
+def refuse_duplicates(clips: Iterable[tuple[str, Clip | Failure]]) -> Iterator[Clip | Failure]:
+    """Pairs (where it is from, clip or failure) -> clips and failures; the second clip of a name is a
+    failure."""
+    first: dict[str, str] = {}
+    for file, clip in clips:
+        if isinstance(clip, Clip):
+            if clip.name in first:
+                yield Failure(file, "", f"the same clip as {first[clip.name]}")
+                continue
+            first[clip.name] = file
+        yield clip
 
-SPLIT_NAMES = {"train": "train", "val": "val", "test": "val"}
+
+# --- Clips that others have preprocessed --------------------------------------------------------------
 
 
-def clean_clips(found, classes, frame_shape):
-    """Clips as others prepared them -> a stream of Clip and Failure.
+def clean_clips(
+    found: Iterable[tuple[str, Clip, Callable[[], np.ndarray]]],
+    classes: Sequence[str],
+    frame_shape: tuple[int, int],
+) -> Iterator[Clip | Failure]:
+    """Preprocessed clips -> a stream of Clip and Failure.
 
-    found        (what to call it in an error, Clip without data, function that gives the data
-                 (T, C, V, M) and may fill in the rest of the clip)
+    found        (where it is from, Clip without data, function that returns the data (T, C, V, M) and
+                 may complete the clip)
     frame_shape  (C, V)
     """
-    for shown, clip, load in found:
+    for file, clip, load in found:
         try:
             data = load()
             if data.ndim != 4:
                 raise InvalidClip(f"an array of {data.ndim} dimensions")
             if data.shape[1:3] != frame_shape:
                 text = "{1} joints with {0} coordinates each"
-                there, expected = text.format(*data.shape[1:3]), text.format(*frame_shape)
-                raise InvalidClip(f"{there}, where the data set has {expected}")
+                actual, expected = text.format(*data.shape[1:3]), text.format(*frame_shape)
+                raise InvalidClip(f"{actual}; the data set has {expected}")
             if not 0 <= clip.label < len(classes):
                 raise InvalidClip(f"its label is not one of 0-{len(classes) - 1}")
             if data.size * 4 > MAX_CLIP_BYTES:
                 raise InvalidClip(f"larger than {MAX_CLIP_BYTES >> 20} MiB, which no clip is")
             clip.data = clean_clip(data)
         except Exception as error:
-            yield Failure.of(shown, error)
+            yield Failure.from_error(file, error)
         else:
             yield clip
 
 
-def clean_clip(data):
-    """(T, C, V, M) -> float32: the frames that hold somebody, the two bodies that move most."""
-    data = checked(data).astype(np.float32)
-    there = data.any((1, 2))  # (T, M)
-    if not there.any():
+def clean_clip(data: np.ndarray) -> np.ndarray:
+    """(T, C, V, M) -> float32 (T', C, V, 2): the frames that show a body, the two most active bodies.
+
+    Raises InvalidClip if there is none, or for invalid coordinates.
+    """
+    data = validate_coordinates(data).astype(np.float32)
+    visible = data.any((1, 2))  # (T, M)
+    if not visible.any():
         raise InvalidClip("no body in any frame")
     if data.shape[-1] > MAX_BODIES:
-        movement = [data[there[:, m], ..., m].var(0).sum() if there[:, m].any() else -1.0
+        movement = [data[visible[:, m], ..., m].var(0).sum() if visible[:, m].any() else -1.0
                     for m in range(data.shape[-1])]  # fmt: skip
-        kept = np.argsort(movement)[: -MAX_BODIES - 1 : -1]
-        data, there = data[..., kept], there[:, kept]
+        most_active = np.argsort(movement)[: -MAX_BODIES - 1 : -1]
+        data, visible = data[..., most_active], visible[:, most_active]
     absent = MAX_BODIES - data.shape[-1]
-    return np.pad(data[there.any(1)], ((0, 0), (0, 0), (0, 0), (0, absent)))
+    return np.pad(data[visible.any(1)], ((0, 0), (0, 0), (0, 0), (0, absent)))

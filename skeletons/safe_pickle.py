@@ -1,22 +1,17 @@
-"""Pickles read without running code from them. Nobody has to read this file."""
+"""Pickles of plain values and arrays, read without running code from them. You need not read this file.
 
+A pickle is a program: it may name any function, call it, and call it on what it has made before. Those
+read here may contain plain values (numbers, text, lists, tuples, dicts) and numpy arrays of numbers or
+text. The functions that numpy's own pickles name are replaced by those below. Anything else is refused,
+and so is a small file that would fill the memory.
+"""
+
+import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-
-# --- Pickles ------------------------------------------------------------------------------------------
-#
-# A pickle is a program: it may name any function and call it, and call it on what it has made before.
-# Those read here may hold plain values (numbers, text, lists, tuples, dicts) and numpy arrays of
-# numbers or text. The functions that numpy's own pickles name are replaced by those below; anything
-# else is refused, and so is a small file that makes much out of little.
 
 
 class _Callable:
@@ -24,31 +19,34 @@ class _Callable:
 
     __slots__ = ("make",)
 
-    def __init__(self, make):
+    def __init__(self, make: Callable) -> None:
         self.make = make
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: object) -> object:
         return self.make(*arguments)
 
 
 class _Dtype:
-    """A number or text type; numpy's own believes anything that a pickle says of it."""
+    """A number or text type. (numpy's own accepts anything that a pickle says about it.)
+
+    spend  called with each number of bytes to be allocated; raises UnpicklingError above the budget
+    """
 
     __slots__ = ("spend", "value")
 
-    def __init__(self, spend, code):
+    def __init__(self, spend: Callable[[int], None], code: object) -> None:
         self.spend, self.value = spend, np.dtype(code) if type(code) is str else None
         if self.value is None or self.value.kind not in "biufSU":
-            raise pickle.UnpicklingError("it holds an array of objects")
+            raise pickle.UnpicklingError("it contains an array of objects")
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: tuple) -> None:
         self.value = self.value.newbyteorder(state[1])
 
-    def read(self, content):
+    def read(self, content: object) -> np.ndarray:
         """Bytes -> array (N,), a copy."""
         if type(content) is str:  # Python 2
             content = content.encode("latin1")
-        if type(content) not in (bytes, bytearray):  # a view could outlive what it shows
+        if type(content) not in (bytes, bytearray):  # a view could outlive its memory
             raise pickle.UnpicklingError("an array is not made of bytes")
         self.spend(len(content))
         return np.frombuffer(content, self.value).copy()
@@ -59,22 +57,34 @@ class _Array(np.ndarray):
 
     filled = False
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, by_columns, content = state
         if self.filled or type(dtype) is not _Dtype:
-            raise pickle.UnpicklingError("an array is filled twice, or with what is no array")
+            raise pickle.UnpicklingError("an array is filled twice, or not with an array")
         self.filled = True
         super().__setstate__((1, shape, dtype.value, by_columns, dtype.read(content).tobytes()))
 
 
+class _BoundedFile:
+    """A file that refuses to read more than its size, before any memory is allocated for it."""
+
+    def __init__(self, file: io.BufferedReader, size: int) -> None:
+        self.file, self.size, self.readline = file, size, file.readline
+
+    def read(self, count: int) -> bytes:
+        if count > self.size:
+            raise pickle.UnpicklingError("truncated")
+        return self.file.read(count)
+
+
 class _PlainUnpickler(pickle._Unpickler):
-    """(The one written in Python: nine bytes can make the other one reserve 64 GB for its memo.)"""
+    """(The unpickler written in Python; nine bytes can make the one in C reserve 64 GB of memory.)"""
 
     dispatch = pickle._Unpickler.dispatch.copy()
 
-    def __init__(self, file, size):
-        super().__init__(file, encoding="latin1")
-        self.room = 4 * size + 4096
+    def __init__(self, file: io.BufferedReader, size: int) -> None:
+        super().__init__(_BoundedFile(file, size), encoding="latin1")
+        self.budget = 4 * size + 4096  # bytes
         self.known = {
             "numpy.dtype": lambda code, *_: _Dtype(self.spend, code),
             "numpy.ndarray": None,
@@ -88,37 +98,40 @@ class _PlainUnpickler(pickle._Unpickler):
             "collections.OrderedDict": lambda: {},
         }
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> _Callable:
         for package in ("numpy.core.", "numpy._core."):
             module = module.removeprefix(package)
         if f"{module}.{name}" not in self.known:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name} object")
+            raise pickle.UnpicklingError(f"it contains a {module}.{name} object")
         return _Callable(self.known[f"{module}.{name}"])
 
-    def spend(self, count):
-        self.room -= count
-        if self.room < 0:
-            raise pickle.UnpicklingError("it makes much out of little")
+    def spend(self, count: int) -> None:
+        self.budget -= count
+        if self.budget < 0:
+            raise pickle.UnpicklingError("its contents are much larger than the file")
 
-    def encode(self, text, _):
+    def encode(self, text: str, _: object) -> bytes:
         self.spend(len(text))
         return text.encode("latin1")
 
-    def load_bytearray8(self):
+    def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
-        self.spend(size)
         self.append(bytearray(self.read(size)))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
-def read_pickle(path):
-    """The plain values and arrays in a pickle file; loading it never runs code that it brings along.
-    ValueError for anything else."""
+def read_pickle(path: str | Path) -> object:
+    """The plain values and arrays in a pickle file. Reading never runs code from the file. Raises
+    ValueError if it contains anything else."""
     with open(path, "rb") as file:
         try:
             return _PlainUnpickler(file, Path(path).stat().st_size).load()
-        except OSError:
+        except (OSError, MemoryError):
             raise
-        except Exception as error:  # damaged pickles raise nearly anything
-            raise ValueError(f"{path} is no pickle of plain values and arrays: {error}") from error
+        except Exception as error:  # corrupt pickles raise nearly anything
+            fault = error if isinstance(error, pickle.UnpicklingError) else repr(error)
+            raise ValueError(
+                f"{path} is not a pickle of plain values and arrays: {fault}\n"
+                "save it with numbers, text, lists, tuples, dicts and numpy arrays only"
+            ) from error

@@ -1,23 +1,25 @@
-"""The files of a benchmark: how a part (train or val) lies on disk, written and read in one place.
+"""The files of a benchmark: how a split (train or val) is stored, written and read, in one place.
 
-{train,val}_data.npy       float32 (frames, C, V, M): the frames of all clips end to end; or padded
-                           with zeros, (N, C, T, V, M), as ST-GCN and its relatives write them
-{train,val}_num_frame.npy  int64 (N,): frames in each clip
-{train,val}_label.pkl      (names, labels): lists of N; labels count from 0
-meta.json                  data set, benchmark, layout, class names, counts; subject and camera of
-                           each clip where they are known
+{train,val}_data.npy       float32 (frames, C, V, M): the frames of all clips, one after the other; or
+                           padded with zeros, (N, C, T, V, M), as ST-GCN and related projects write them
+{train,val}_num_frame.npy  int64 (N,): number of frames of each clip
+{train,val}_label.pkl      (names, labels): lists of length N; labels count from 0
+meta.json                  data set, benchmark, layout, class names, numbers of clips, how the data was
+                           converted; subject and camera of each clip where they are known
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from skeletons.clip import Clip
 from skeletons.layout import LAYOUTS, Layout
 from skeletons.safe_pickle import read_pickle
 
@@ -26,165 +28,211 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PARTS = ("train", "val")
+SPLITS = ("train", "val")
+AGAIN = "make the data again with convert_data.py, or with the program that it comes from"
 
 # --- Reading ------------------------------------------------------------------------------------------
 
 
-def split_files(folder, part):
-    """The three files of a part ("train" or "val") of a benchmark, in the order Feeder takes."""
-    return [Path(folder) / f"{part}_{end}" for end in ("data.npy", "label.pkl", "num_frame.npy")]
+def split_files(folder: str | Path, split: str) -> list[Path]:
+    """The three files of a split ("train" or "val") of a benchmark, in the order that Feeder takes."""
+    return [Path(folder) / f"{split}_{name}" for name in ("data.npy", "label.pkl", "num_frame.npy")]
 
 
-def read_array(path, mmap=False):
-    """An array from a .npy file. FileNotFoundError names the command that makes it; ValueError says
-    that the file is damaged."""
-    if not Path(path).is_file():
-        earlier = _beside(Path(path).resolve().parent, "replaced")
-        if earlier.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: a conversion ended while it replaced the data. Run it again, or "
-                f"give the earlier data its name back: {earlier}"
-            )
+def _check_file(path: Path) -> None:
+    """Raise FileNotFoundError, which says how to make the file, unless it exists."""
+    if path.is_file():
+        return
+    folder = path.resolve().parent
+    earlier = _sibling(folder, "replaced")
+    if earlier.exists():
         raise FileNotFoundError(
-            f"{path} is missing: make it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, "
-            "UTD-MHAD, your own recordings), or 'make demo' for synthetic data; see the README"
+            f"{path} is missing: a conversion was interrupted while it replaced the data\n"
+            f"run it again, or rename {earlier}, which is the earlier data, to {folder.name}"
         )
+    raise FileNotFoundError(
+        f"{path} is missing\nmake it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, UTD-MHAD, "
+        "custom recordings) or with 'make demo' (synthetic data); see the README"
+    )
+
+
+def read_array(path: str | Path, mmap: bool = False) -> np.ndarray:
+    """An array of numbers, in this machine's byte order, from a .npy file.
+
+    mmap  leave it on disk (but for an array of the other byte order)
+    Raises FileNotFoundError, and ValueError for a corrupt file.
+    """
+    _check_file(Path(path))
     try:
-        if mmap:
-            array = np.lib.format.open_memmap(path, mode="r")
-        else:
+        # Never reads more than there is in the file, whatever its header declares.
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.dtype.kind in "iuf" and array.dtype.isnative and not mmap:
             with open(path, "rb") as file:
                 array = np.lib.format.read_array(file)
-    except OSError:
+    except (OSError, MemoryError):
         raise
-    except Exception as error:  # a damaged header raises nearly anything
-        raise ValueError(f"{path} is damaged, convert the data again: {error}") from error
-    if array.dtype.kind not in "iuf" or not array.dtype.isnative:
-        raise ValueError(f"{path} holds {array.dtype}, not numbers of this machine: convert it here")
-    return array
+    except Exception as error:  # a corrupt header raises nearly anything
+        raise ValueError(f"{path} is corrupt: {error}\n{AGAIN}") from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path} contains {array.dtype}, not numbers\n{AGAIN}")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def read_labels(path):
-    """(names, labels) from a .pkl file; ValueError for anything but names and whole numbers."""
-    if not Path(path).is_file():
-        read_array(path)  # says what to do
+def read_labels(path: str | Path) -> tuple[list[str], list[int]]:
+    """(names, labels) from a .pkl file. Raises FileNotFoundError, and ValueError for anything but names
+    and whole numbers."""
+    _check_file(Path(path))
+    content = read_pickle(path)
     try:
-        names, labels = map(list, read_pickle(path))
+        names, labels = map(list, content)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a pickle of (names, labels): {error}") from error
+        raise ValueError(f"{path} is not a pickle of (names, labels): {error}\n{AGAIN}") from error
     plain = all(isinstance(label, (int, np.integer)) and 0 <= label < 2**31 for label in labels)
     if not plain or not all(isinstance(name, str) for name in names) or len(names) != len(labels):
-        raise ValueError(f"{path}: needs one name and one label, counted from 0, for each clip")
+        raise ValueError(
+            f"{path} does not contain one name and one label, a whole number from 0, per clip\n{AGAIN}"
+        )
     return list(map(str, names)), list(map(int, labels))
 
 
-def read_split(data_path, label_path, num_frame_path=None, mmap=False):
-    """The files of a part -> (data, num_frame (N,), names, labels), which belong together.
+def _read_counts(path: str | Path) -> np.ndarray:
+    """Numbers of frames as int64 (N,); whole numbers stored as float are accepted."""
+    stored = read_array(path)
+    with np.errstate(invalid="ignore"):
+        counts = stored.astype(np.int64)
+    if counts.ndim != 1 or not (counts == stored).all():
+        raise ValueError(f"{path} is not a list of whole numbers of frames, one per clip\n{AGAIN}")
+    return counts
 
-    num_frame_path  None: padded data whose clips all fill the array
-    Raises FileNotFoundError, and ValueError for files that come from different conversions.
+
+def count_frames(data: np.ndarray) -> np.ndarray:
+    """Padded clips (N, C, T, V, M) -> int64 (N,): frames up to the last one that is not zero."""
+    counts = np.zeros(len(data), np.int64)
+    for i, clip in enumerate(data):
+        frames = np.flatnonzero(clip.any((0, 2, 3)))
+        counts[i] = frames[-1] + 1 if len(frames) else 0
+    return counts
+
+
+def read_split(
+    data_path: str | Path,
+    label_path: str | Path,
+    num_frame_path: str | Path | None = None,
+    mmap: bool = False,
+) -> tuple[np.ndarray, np.ndarray, list[str], list[int]]:
+    """The files of a split -> (data, num_frame (N,), names, labels).
+
+    num_frame_path  None: the data is padded; all frames of zeros at the end of a clip are padding
+    Raises FileNotFoundError, and ValueError for corrupt files and those of different conversions.
     """
     data = read_array(data_path, mmap)
     names, labels = read_labels(label_path)
+    if data.ndim not in (4, 5):
+        raise ValueError(
+            f"{data_path}: {data.shape} is neither (frames, C, V, M) nor (N, C, T, V, M)\n{AGAIN}"
+        )
     padded = data.ndim == 5
     if num_frame_path is not None:
-        counts = read_array(num_frame_path)
+        counts = _read_counts(num_frame_path)
+    elif padded:
+        counts = count_frames(data)
     else:
-        counts = np.full(len(data), data.shape[2]) if padded else np.zeros(0, np.int64)
-    if data.ndim not in (4, 5) or counts.ndim != 1:
-        raise ValueError(
-            f"{data_path}: shape {data.shape} is neither (frames, C, V, M) nor (N, C, T, V, M); make "
-            "the data again with convert_data.py"
-        )
-    clips = {label_path: len(labels)}
-    if num_frame_path is not None or not padded:
-        clips[num_frame_path] = len(counts)
+        raise ValueError(f"{data_path} is not padded, so the numbers of frames are needed\n"
+                         "give the path of num_frame.npy, too")  # fmt: skip
+    clips = {label_path: len(labels), num_frame_path or data_path: len(counts)}
     if padded:
         clips[data_path] = len(data)
     if len(set(clips.values())) != 1:
         listing = ", ".join(f"{path} {count}" for path, count in clips.items())
-        raise ValueError(
-            f"these files hold different numbers of clips: {listing}. They come from different "
-            "conversions; make all of them again with convert_data.py"
-        )
+        raise ValueError(f"files of different conversions, with different numbers of clips: {listing}\n"
+                         f"{AGAIN}")  # fmt: skip
     frames = data.shape[2] if padded else len(data)
     used = counts.max(initial=0) if padded else counts.sum()
     if counts.min(initial=0) < 0 or (used > frames if padded else used != frames):
         raise ValueError(
-            f"{num_frame_path} counts {used} frames and {data_path} holds {frames}. They come from "
-            "different conversions; make both again with convert_data.py"
+            f"files of different conversions: {num_frame_path} counts {used} frames, {data_path} has "
+            f"{frames}\n{AGAIN}"
         )
     return data, counts, names, labels
 
 
-def read_meta(folder):
-    """The meta.json that convert_data.py wrote beside the arrays, or {} without one."""
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """The meta.json that convert_data.py wrote next to the arrays, or {} if there is none. (Earlier
+    versions wrote "performer" where it is "subject" now.)"""
     path = Path(folder) / "meta.json"
     if not path.is_file():
         return {}
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
+        if "performer" in meta:
+            meta["subject"] = meta.pop("performer")
         if "layout" in meta:
             Layout.from_dict(meta["layout"])
         if not all(isinstance(name, str) for name in meta.get("classes", [])):
             raise ValueError("classes are not a list of names")
-        for part in PARTS:
-            people = [len(meta[key][part]) for key in ("subject", "camera") if key in meta]
-            if any(count != meta["clips"][part] for count in people):
-                raise ValueError("subjects or cameras are not one a clip")
+        for split in SPLITS:
+            counts = [len(meta[key][split]) for key in ("subject", "camera") if key in meta]
+            if any(count != meta["clips"][split] for count in counts):
+                raise ValueError("not one subject and one camera per clip")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, convert the data again: {error!r}") from error
+        raise ValueError(f"{path} is corrupt: {error!r}\n{AGAIN}") from error
     return meta
 
 
-def find_layout(data_path, joints):
-    """The layout of the data's meta.json, else the Kinect with as many joints."""
+def find_layout(data_path: str | Path, joints: int) -> Layout:
+    """The layout in the data's meta.json, or else the Kinect with this number of joints."""
     layout = read_meta(Path(data_path).parent).get("layout")
-    known = [Layout.from_dict(layout)] if layout else LAYOUTS.values()
+    known = [Layout.from_dict(layout)] if layout else list(LAYOUTS.values())
     for candidate in known:
         if len(candidate.joints) == joints:
             return candidate
+    listing = ", ".join(f"{len(candidate.joints)} ({candidate.name})" for candidate in known)
     raise ValueError(
-        f"{data_path} has {joints} joints; the layouts here have "
-        + ", ".join(f"{len(c.joints)} ({c.name})" for c in known)
-        + ". Give Feeder a layout, or put one into meta.json beside the data"
+        f"{data_path} has {joints} joints per body; the known layouts have {listing}\n"
+        "give Feeder a layout, or add one to meta.json in the folder of the data"
     )
 
 
 # --- Writing ------------------------------------------------------------------------------------------
 
-WRITTEN = (*(path.name for part in PARTS for path in split_files("", part)), "meta.json")
+WRITTEN = (*(path.name for split in SPLITS for path in split_files("", split)), "meta.json")
 
-
-# Bytes. What is written passes through so much of the system's cache of files and is not kept there:
-# new memory for 6 GB costs more than writing them, and the raw files still to be read stay cached.
-CACHED = 8 << 20
+# Bytes. After so many, what was written is dropped from the system's file cache: new memory for 6 GB
+# takes longer than writing them, and the raw files that are still to be read stay in the cache.
+MAX_CACHED = 8 << 20
 
 
 class SplitWriter:
-    """Writes one part of a benchmark into `folder`, clip by clip, never holding the data."""
+    """Writes one split of a benchmark into `folder`, clip by clip, without keeping the data in memory.
 
-    def __init__(self, folder, part, frame_shape):
-        self.paths = split_files(folder, part)
-        self.frame_shape = tuple(frame_shape)  # (C, V, M)
-        self.names, self.labels, self.counts, self.subjects, self.cameras = [], [], [], [], []
+    frame_shape  (C, V, M)
+    """
+
+    def __init__(self, folder: Path, split: str, frame_shape: Sequence[int]) -> None:
+        self.paths = split_files(folder, split)
+        self.frame_shape = tuple(frame_shape)
+        self.names: list[str] = []
+        self.labels: list[int] = []
+        self.counts: list[int] = []
+        self.subjects: list[int] = []
+        self.cameras: list[int] = []
         # A megabyte at a time: the system takes larger pages for larger writes.
         self.file = open(self.paths[0], "wb", buffering=1 << 20)  # noqa: SIM115 (open until finished)
         self.cached = 0  # bytes, about
-        self._header()
+        self._write_header()
 
-    def _header(self):
+    def _write_header(self) -> None:
         """A .npy header of fixed size, so that it can be written again when the length is known."""
         shape = (sum(self.counts), *self.frame_shape)
         fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
         text = str(fields).ljust(128 - 10 - 1) + "\n"
         self.file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
 
-    def add(self, clip):
+    def add(self, clip: Clip) -> None:
+        """Append a clip, whose data is (T, C, V, M)."""
         self.file.write(np.ascontiguousarray(clip.data, "<f4"))
         self.cached += clip.data.nbytes
-        if self.cached > CACHED and hasattr(os, "posix_fadvise"):  # Linux
+        if self.cached > MAX_CACHED and hasattr(os, "posix_fadvise"):  # Linux
             os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             self.cached = 0
         self.names.append(clip.name)
@@ -193,18 +241,18 @@ class SplitWriter:
         self.subjects.append(clip.subject)
         self.cameras.append(clip.camera)
 
-    def finish(self, frames=None):
-        """Complete the files; `frames`: pad each clip with zeros to so many."""
+    def finish(self, frames: int | None = None) -> None:
+        """Complete the files. frames: pad each clip with zeros to this length."""
         data, label, num_frame = self.paths
         self.file.seek(0)
-        self._header()
+        self._write_header()
         self.file.close()
         if frames is not None:
             self._pad(data, frames)
         label.write_bytes(pickle.dumps((self.names, self.labels)))
         np.save(num_frame, np.array(self.counts, np.int64))
 
-    def _pad(self, path, frames):
+    def _pad(self, path: Path, frames: int) -> None:
         """(frames, C, V, M) -> (N, C, T, V, M)."""
         packed, start = np.load(path, mmap_mode="r"), 0
         row = np.zeros((self.frame_shape[0], frames, *self.frame_shape[1:]), "<f4")
@@ -223,113 +271,128 @@ class SplitWriter:
 
 
 class BenchmarkWriter:
-    """Writes a benchmark beside its folder; `publish` puts the complete one in the place of an earlier
-    one, which until then stays as it is, whatever happens."""
+    """Writes a benchmark into a hidden folder next to its own; `commit` replaces the earlier data by
+    the complete new data. Until then the earlier data stays as it is, whatever happens.
 
-    def __init__(self, folder, frame_shape):
-        self.folder = Path(folder).resolve()  # a link to another disk stays one
-        self.partial, self.parts = _beside(self.folder, "partial"), {}
-        self.published = False
+    frame_shape  (C, V, M)
+    Raises ValueError if another process writes the same benchmark.
+    """
+
+    def __init__(self, folder: str | Path, frame_shape: Sequence[int]) -> None:
+        self.folder = Path(folder).resolve()  # a link to another disk remains a link
+        self.partial = _sibling(self.folder, "partial")
+        self.splits: dict[str, SplitWriter] = {}
+        self.committed = False
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._claim()
-        recover(self.folder)
-        self.parts = {part: SplitWriter(self.partial, part, frame_shape) for part in PARTS}
+        self._lock()
+        try:
+            recover(self.folder)
+            if self.partial.exists():  # of a conversion that was killed
+                shutil.rmtree(self.partial)
+            self.partial.mkdir()
+            for split in SPLITS:
+                self.splits[split] = SplitWriter(self.partial, split, frame_shape)
+        except BaseException:
+            self.rollback()
+            raise
 
-    def _claim(self):
-        """Take the folder of unfinished files. The system drops the lock with its process, so that the
-        remains of a conversion that was killed are told from one that is running."""
-        self.partial.mkdir(exist_ok=True)
-        self.lock = open(self.partial / "lock", "w")  # noqa: SIM115 (open until published)
+    def _lock(self) -> None:
+        """Hold a lock until the commit or rollback is complete. The system releases the lock of a
+        process that is killed. Worker processes do not inherit it."""
+        path = _sibling(self.folder, "lock")
+        self.lock = open(path, "w")  # noqa: SIM115 (open until unlocked)
         try:
             if fcntl:  # Windows itself does not remove files that are open
                 fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(self.lock.fileno()).st_nlink:
+                    raise BlockingIOError  # the other process finished, and removed it, in between
         except (BlockingIOError, PermissionError):
             self.lock.close()
             raise ValueError(
-                f"another conversion is writing {self.folder}: wait for it or give another --out_folder"
+                f"another conversion is writing {self.folder}\n"
+                "wait until it is complete, or give another --out_folder"
             ) from None
         except OSError:
-            pass  # a disk that knows no locks
-        for path in self.partial.iterdir():
-            if path.name != "lock":
-                path.unlink()
+            pass  # a file system without locks
 
-    def add(self, part, clip):
-        self.parts[part].add(clip)
+    def _unlock(self) -> None:
+        if self.lock.closed:
+            return
+        path = Path(self.lock.name)
+        if fcntl:  # while it is locked, so that it is not another conversion's
+            path.unlink(missing_ok=True)
+        self.lock.close()
+        if not fcntl:  # Windows does not remove an open file
+            path.unlink(missing_ok=True)
 
-    def finish(self, meta, frames=None):
+    def add(self, split: str, clip: Clip) -> None:
+        """Append a clip to a split."""
+        self.splits[split].add(clip)
+
+    def __len__(self) -> int:
+        """The number of clips so far."""
+        return sum(len(writer.names) for writer in self.splits.values())
+
+    def finish(self, meta: dict[str, Any], frames: int | None = None) -> dict[str, Any]:
         """Complete the files.
 
-        meta    what goes into meta.json, beside the counts, subjects and cameras
-        frames  pad each clip with zeros to so many frames, or to the longest clip's
-        Returns meta.json's contents.
+        meta    contents of meta.json without the numbers of clips, the subjects and the cameras
+        frames  pad each clip with zeros to this length, or that of the longest clip
+        Returns the contents of meta.json.
         """
-        meta = meta | {"clips": {part: len(writer.names) for part, writer in self.parts.items()}}
+        meta = meta | {"clips": {split: len(writer.names) for split, writer in self.splits.items()}}
         for field in ("subject", "camera"):
-            known = {part: getattr(writer, field + "s") for part, writer in self.parts.items()}
+            known = {split: getattr(writer, field + "s") for split, writer in self.splits.items()}
             if any(map(any, known.values())):
                 meta[field] = known
         if frames is not None:
-            frames = max([frames, *(n for writer in self.parts.values() for n in writer.counts)])
-        for writer in self.parts.values():
+            frames = max([frames, *(n for writer in self.splits.values() for n in writer.counts)])
+        for writer in self.splits.values():
             writer.finish(frames)
         text = json.dumps(meta, ensure_ascii=False, indent=1)
         (self.partial / "meta.json").write_text(text + "\n", encoding="utf-8")
         return meta
 
-    def publish(self):
-        self.lock.close()
-        (self.partial / "lock").unlink()
+    def commit(self) -> None:
+        """Replace the earlier data. If the process is killed between the two renamings, the folder is
+        missing and the next conversion restores the earlier data."""
         try:
-            replaced = _beside(self.folder, "replaced")
             if self.folder.exists():
-                self.partial.rename(replaced)
-                if not swap_directories(replaced, self.folder):  # a moment without either
-                    replaced.rename(self.partial)
-                    self.folder.rename(replaced)
-                    self.partial.rename(self.folder)
-            else:
-                self.partial.rename(self.folder)
-        except OSError as error:  # on Windows, while a program reads the earlier data
+                self.folder.rename(_sibling(self.folder, "replaced"))
+            self.partial.rename(self.folder)
+        except OSError as error:  # on Windows, while another program reads the earlier data
             recover(self.folder)
-            raise OSError(f"{self.folder} cannot be replaced, is it in use? {error}") from error
-        self.published = True
+            raise OSError(
+                f"{self.folder} cannot be replaced: {error}\nclose the programs that use it, then "
+                "convert again"
+            ) from error
+        self.committed = True
         recover(self.folder)
+        self._unlock()
 
-    def discard(self):
-        """Give up what is not published."""
-        if self.published:
-            return
-        for file in (self.lock, *(writer.file for writer in self.parts.values())):
-            with contextlib.suppress(OSError):  # closing writes what is left, on a full disk in vain
-                file.close()
-        shutil.rmtree(self.partial, ignore_errors=True)
-
-
-def _beside(folder, ending):
-    return folder.with_name(f".{folder.name}.{ending}")
+    def rollback(self) -> None:
+        """Remove what is not committed."""
+        if not self.committed:
+            for writer in self.splits.values():
+                with contextlib.suppress(OSError):  # on a full disk, closing fails to write the rest
+                    writer.file.close()
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._unlock()
 
 
-def swap_directories(one, other):
-    """Two folders change names at once -> whether the system and the disk can do that (Linux)."""
-    try:
-        call = ctypes.CDLL(None).renameat2  # glibc 2.28
-    except (AttributeError, OSError, TypeError):
-        return False
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return call(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+def _sibling(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}.{suffix}")
 
 
-def recover(folder):
-    """After a conversion that ended while it replaced `folder`: if there is nothing in its place, put
-    the earlier one back; else remove what it replaced, or did not come to replace. Files in there that
-    no conversion wrote are kept."""
-    earlier = _beside(folder, "replaced")
+def recover(folder: Path) -> None:
+    """Complete or undo an interrupted replacement of `folder`. If it is missing, restore the earlier
+    data; otherwise remove the earlier data, but keep the files there that no conversion wrote."""
+    earlier = _sibling(folder, "replaced")
     if not earlier.exists():
         return
     if not (folder / "meta.json").is_file():
         if folder.exists():
-            folder.rmdir()  # an empty one; an error says if it is not
+            folder.rmdir()  # raises OSError unless it is empty
         earlier.rename(folder)
         return
     for path in earlier.iterdir():

@@ -1,20 +1,31 @@
-"""Small data for all tests: synthetic raw files, converted once a session."""
+"""Small data for all tests: synthetic raw files, converted once per session."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes have one thread, too
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
+import torch
+from tqdm import tqdm
 
 import convert_data
 import synthesize
 from skeletons import readers
+
+torch.set_num_threads(1)
+# tqdm's own lock is shared with forked processes; one that a test kills would keep it for ever.
+tqdm.set_lock(threading.RLock())
 
 ACTIONS = (1, 10, 24, 58)  # one of them, 58, with two people
 
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory):
-    """A folder of 36 raw NTU files: 4 actions, subjects 1-3 (3 is in the test part), 3 cameras."""
+    """A folder of 36 raw NTU files: 4 actions, subjects 1-3 (3 is a test subject), 3 cameras."""
     folder = tmp_path_factory.mktemp("raw")
     synthesize.synthesize(folder, ACTIONS, subjects=3, replications=1)
     return folder
@@ -29,13 +40,13 @@ def data(raw, tmp_path_factory):
 
 
 @pytest.fixture
-def write_part(tmp_path):
-    """A function that writes clips, a list of (T, C, V, M) arrays, as a part that Feeder reads, and
+def write_split(tmp_path):
+    """A function that writes clips, a list of (T, C, V, M) arrays, as a split that Feeder reads, and
     returns its three paths."""
 
-    def write(clips, labels=None, name="part", padded=False):
+    def write(clips, labels=None, name="split", padded=False):
         labels = list(range(len(clips))) if labels is None else labels
-        paths = [tmp_path / f"{name}_{ending}" for ending in ("data.npy", "label.pkl", "num_frame.npy")]
+        paths = [tmp_path / f"{name}_{file}" for file in ("data.npy", "label.pkl", "num_frame.npy")]
         if padded:
             array = np.zeros((len(clips), 3, max(map(len, clips)), *clips[0].shape[2:]), np.float32)
             for row, clip in zip(array, clips, strict=True):
@@ -52,7 +63,7 @@ def write_part(tmp_path):
 
 @pytest.fixture
 def clips():
-    """Five random clips (T, 3, 25, 2) of 1 to 150 frames; the second body is in the fourth only."""
+    """Five random clips (T, 3, 25, 2) of 1 to 150 frames; only the fourth one has a second body."""
     rng = np.random.default_rng(0)
     made = [rng.normal(size=(t, 3, 25, 2)).astype(np.float32) for t in (30, 1, 150, 60, 100)]
     for i, clip in enumerate(made):

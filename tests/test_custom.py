@@ -1,0 +1,188 @@
+"""Custom recordings: tables, layouts, missing joints, and everything that can be wrong with them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Malicious, convert_to, load
+
+from feeder import Feeder
+from skeletons import custom
+from skeletons.readers import open_input
+from skeletons.storage import split_files
+
+STICK = {
+    "joints": ["hip", "neck", "left hand", "right hand", "left foot", "right foot"],
+    "parents": [None, "hip", "neck", "neck", "hip", "hip"],
+    "parts": {"left arm": ["left hand"], "right arm": ["right hand"], "trunk": ["neck", "hip"],
+              "left leg": ["left foot"], "right leg": ["right foot"]},
+}  # fmt: skip
+
+
+def write(folder, table, channels=2, layout=STICK):
+    folder.mkdir()
+    (folder / "clips.csv").write_text(table, encoding="utf-8")
+    if layout:
+        (folder / "layout.json").write_text(json.dumps(layout))
+    rng = np.random.default_rng(0)
+    for line in table.splitlines()[1:]:
+        np.save(folder / f"{line.split(',')[0]}.npy", rng.normal(size=(9, 6, channels)))
+    return folder
+
+
+TABLE = "name,label,split,subject\na,jump,train,Ann\nb,run,train,Bob\nc,run,val,Ann\n"
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_custom_recordings_in_their_own_layout(channels, tmp_path):
+    folder = write(tmp_path / "mine", TABLE, channels)
+    out, metas, failures = convert_to(tmp_path / "out", folder)
+    assert metas["custom"]["classes"] == ["jump", "run"] and not failures
+    assert metas["custom"]["subject"] == {"train": [1, 2], "val": [1]}
+    feeder = Feeder(*split_files(out / "custom", "train"), window_size=9, origin_transfer="first-frame",
+                    random_move=True, rand_rotate=0.5, rand_scale=0.1, rand_shear=0.1)  # fmt: skip
+    assert feeder.layout.joints == tuple(STICK["joints"]) and feeder.layout.root == 0
+    assert feeder[0][0].shape == (channels, 9, 6, 2) and feeder.label.tolist() == [0, 1]
+    expected = np.load(folder / "b.npy").transpose(2, 0, 1)
+    found, expected = feeder.eval()[1][0][..., 0].numpy(), expected - expected[:, :1, :1]
+    scale = np.linalg.norm(found) / np.linalg.norm(expected)
+    np.testing.assert_allclose(found, expected * scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "<f2", ">i2", "<i4"])
+def test_numbers_of_any_type_and_byte_order(dtype, tmp_path):
+    folder = write(tmp_path / "mine", TABLE)
+    array = (np.arange(1, 109).reshape(9, 6, 2) / (4 if "f" in dtype else 1)).astype(dtype)
+    np.save(folder / "a.npy", array)
+    out, _, failures = convert_to(tmp_path / "out", folder)
+    assert not failures
+    data, _, _, counts = load(out / "custom", "train")
+    np.testing.assert_array_equal(data[: counts[0], ..., 0], array.swapaxes(1, 2))
+
+
+def test_missing_joints_are_interpolated(tmp_path):
+    """NaN: between the frames where a joint was seen; a body without any joint is absent."""
+    folder = write(tmp_path / "mine", TABLE, 3)
+    whole = np.arange(1, 10)[:, None, None] * np.ones((9, 6, 3))
+    gaps = np.stack((whole, whole))
+    gaps[0, 0, 2, 1] = gaps[0, 3:6, 2] = gaps[0, 8, 5] = np.nan
+    gaps[1, 4] = np.nan
+    gaps[1, 5] = 0
+    np.save(folder / "a.npy", gaps)
+    gaps[0, :, 4] = np.nan
+    np.save(folder / "b.npy", gaps)
+    out, _, failures = convert_to(tmp_path / "out", folder)
+    assert [failure.reason for failure in failures] == ["joint 5 is NaN in every frame"]
+    data, *_ = load(out / "custom", "train")
+    expected = np.stack((whole, whole)).transpose(1, 3, 2, 0)
+    expected[0, :, 2, 0], expected[8, :, 5, 0], expected[4:6, ..., 1] = 2, 8, 0
+    np.testing.assert_allclose(data, expected)
+
+
+def test_the_odd_clip_is_the_failure_whichever_it_is(tmp_path):
+    for name in "abc":
+        folder = write(tmp_path / f"mine-{name}", TABLE, 3)
+        np.save(folder / f"{name}.npy", np.ones((9, 6, 2)))
+        _, _, failures = convert_to(tmp_path / f"out-{name}", folder)
+        assert [Path(failure.file).stem for failure in failures] == [name]
+        assert "6 joints with 2 coordinates each" in failures[0].reason
+
+
+@pytest.mark.parametrize("change", [
+    lambda table: table.replace("name,label", "Name, Label").replace("\nb", "\n\nb") + "\n",
+    lambda table: table.replace("split,subject", "part,performer"),  # earlier names
+    lambda table: table.replace(",", ";").replace("\n", "\r\n"),
+])  # fmt: skip
+def test_tables_as_people_save_them(change, tmp_path):
+    folder = write(tmp_path / "mine", TABLE)
+    (folder / "clips.csv").write_text(change(TABLE), encoding="utf-8-sig", newline="")
+    _, metas, _ = convert_to(tmp_path / "out", folder / "clips.csv")
+    assert metas["custom"]["clips"] == {"train": 2, "val": 1}
+    assert metas["custom"]["subject"] == {"train": [1, 2], "val": [1]}
+
+
+WRONG = {
+    "empty": ("", {}, "its first line is ''\nit needs a first line 'name,label,split'"),
+    "no label": (TABLE.replace("jump", ""), {}, "clips.csv, line 2: a has no label\n"),
+    "test only": (TABLE.replace("run,val", "ran,val"), {}, "no training clip has the label ran\ncheck"),
+    "unknown joint": (TABLE, {"layout": STICK | {"parents": [None, "hop", *["neck"] * 4]}},
+                      "layout.json .*: hop is not among its joints\nthe README"),
+    "same joint": (TABLE, {"layout": STICK | {"joints": ["hip"] * 6}}, "the same name"),
+    "no parts": (TABLE, {"layout": {"joints": ["hip"], "parents": [None]}}, "'parts' is missing"),
+    "columns": ("name,class\na,jump\n", {}, "first line is 'name,class'\n.*name,label,split"),
+    "split": (TABLE.replace("val", "test set"), {}, "clips.csv, line 4: split is 'test set'\n"),
+    "twice": (TABLE.replace("\nc,", "\na,"), {}, "line 4: a is listed twice\n"),
+    "no layout": (TABLE, {"layout": None}, "6 joints; layout.json is missing\n"),
+    "other layout": (TABLE, {"layout": STICK | {
+        "joints": ["hip"], "parents": [None], "parts": {"trunk": ["hip"]}}}, "describes 1\n"),
+    "loop": (TABLE, {"layout": STICK | {"parents": ["neck", *STICK["parents"][1:]]}}, "layout.json"),
+    "4D": (TABLE, {"channels": 4}, "4 coordinates per joint\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table, options, reason", WRONG.values(), ids=WRONG.keys())
+def test_recordings_that_do_not_fit(table, options, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        open_input([write(tmp_path / "mine", table, **options)])
+
+
+def test_a_table_that_is_not_utf_8(tmp_path):
+    folder = write(tmp_path / "mine", TABLE)
+    (folder / "clips.csv").write_bytes(TABLE.replace("Ann", "Jürgen").encode("latin1"))
+    with pytest.raises(ValueError, match=r"clips.csv is not a CSV file in UTF-8: .*\nsave it as one"):
+        open_input([folder])
+
+
+def test_none_of_the_clips_can_be_read(tmp_path):
+    folder = write(tmp_path / "mine", TABLE)
+    for path in folder.glob("*.npy"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"none of the clips .*\nfor example c.npy: there is no "):
+        open_input([folder])
+
+
+def test_corrupt_recordings_cost_only_themselves(tmp_path):
+    lines = "".join(f"{name},x,train\n" for name in "abcdefghijklmno")
+    folder = write(tmp_path / "mine", "name,label,split\n" + lines)
+    np.save(folder / "a.npy", np.array([Malicious(tmp_path / "attacked")]), allow_pickle=True)
+    (folder / "b.npy").unlink()
+    (folder / "c.npy").write_bytes((folder / "c.npy").read_bytes()[:-8])
+    np.save(folder / "d.npy", np.zeros((9, 6, 2)))
+    np.save(folder / "e.npy", np.full((9, 6, 2), np.nan))
+    np.save(folder / "f.npy", np.ones((9, 5, 2)))
+    with open(folder / "g.npy", "wb") as file:  # declares 10^13 bytes
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 6, 2)}
+        np.lib.format.write_array_header_1_0(file, header)
+    np.savez(folder / "i.npz", np.ones(3))
+    (folder / "i.npz").rename(folder / "i.npy")
+    (folder / "j.npy").write_bytes(b"PK\x03\x04 cut")
+    (folder / "k.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', ((((" + b" " * 200)
+    (folder / "l.npy").write_bytes(b"")
+    (folder / "m.npy").unlink()
+    os.mkfifo(folder / "m.npy")
+    for name, descr, length in (("n", "<f4", 6_000_000), ("o", ">f8", 6_000_000)):
+        with open(folder / f"{name}.npy", "wb") as file:
+            header |= {"descr": descr, "shape": (length, 6, 2)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(length * 12 * int(descr[-1]) + 128)
+    _, metas, failures = convert_to(tmp_path / "out", folder)
+    assert metas["custom"]["clips"]["train"] == 1 and not (tmp_path / "attacked").exists()
+    reasons = {Path(failure.file).stem: failure.reason for failure in failures}
+    for name, reason in {
+        "a": "not a .npy file of numbers", "b": "no such file", "c": "truncated",
+        "d": "no body in any frame", "e": "no body in any frame", "f": "5 joints with 2 coordinates",
+        "g": "not a .npy file of numbers", **dict.fromkeys("ijkl", "not a .npy file of numbers"),
+        "m": "no such file", "n": "larger than 256 MiB", "o": "larger than 512 MiB",
+    }.items():  # fmt: skip
+        assert reason in reasons.pop(name), name
+    assert not reasons
+
+
+def test_rows_of_a_table(tmp_path):
+    write(tmp_path / "mine", "name,label,split,subject\n\na,jump,train,1\n\nb,run,west,Ann\n")
+    with pytest.raises(ValueError, match=r"clips.csv, line 5: split is 'west'"):
+        open_input([tmp_path / "mine"])
+    assert custom._numbered(["1", "", "Ann"]) == [1, 0, 2]
+    assert custom._numbered(["7", None, "3"]) == [7, 0, 3]
