@@ -1,143 +1,195 @@
-"""Recognise clips with a trained network: the most probable classes, by name.
+"""Recognise clips with a trained network: prints the most probable classes.
 
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
     python predict.py capture.npy --stream --checkpoint checkpoints/live/best.pt
     SENSOR | python predict.py --stream --checkpoint checkpoints/live/best.pt
 
-A FILE is anything that convert_data.py reads, a raw file of any name, or a .npy of one clip,
-(T, V, C) or (M, T, V, C), or of many, (N, C, T, V, M). --stream needs a causal network (train.py
---setting live) and answers after every frame; without FILE it reads frames from the standard input:
-a line a frame, V x C numbers for each body (x, y, z of the first joint, of the second, ...), in
-metres; an empty line is a frame with nobody.
+A FILE is anything that convert_data.py reads, a raw file of any name, or a .npy file of one clip,
+(T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M). --stream needs a causal network (train.py
+--preset live) and prints a prediction after every frame. Without FILE it reads frames from the standard
+input: one line per frame, V x C numbers for each body (x, y, z of the first joint, of the second, ...);
+an empty line is a frame without a body.
 """
 
 import argparse
 import sys
-import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
-import plot
-from feeder import Feeder
 from live import Recognizer
-from skeletons.clip import MAX_BODIES
+from skeletons.batch import Tracks
+from skeletons.clip import Clip
 from skeletons.clip_stream import Failure
 from skeletons.datasets import DATASETS
 from skeletons.layout import Layout
+from skeletons.preprocess import Preprocess
 from skeletons.readers import read_clips
-from skeletons.storage import SplitWriter, split_files
 from training import engine
 from training.checkpoint import build_model, load_checkpoint
-from training.loader import make_loader
 
 CHUNK = 256  # clips in memory at a time
-MOST_ANIMATED = 5  # clips
+BATCH_SIZE = 64  # clips
+MAX_ANIMATED = 5  # clips
 
 
 class Predictor:
-    """A trained network of a checkpoint, and how it is fed."""
+    """The network of a checkpoint, with its preprocessing. Called with clips, it gives probabilities.
 
-    def __init__(self, checkpoint, device=""):
-        self.contents = load_checkpoint(checkpoint)
-        self.classes = self.contents["classes"]
-        self.layout = Layout.from_dict(self.contents["layout"])
+    classes  names of the classes
+    layout   of the bodies that it reads
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str = "") -> None:
+        contents = load_checkpoint(checkpoint)
+        self.classes = contents["classes"]
+        self.layout = Layout.from_dict(contents["layout"])
         self.device = engine.resolve_device(device)
-        self.model = build_model(self.contents).to(self.device)
+        self.model = build_model(contents).to(self.device).eval()
+        options = contents["preprocessing"]
+        self.preprocess = Preprocess(self.layout, self.model.channels, **options).eval()
 
-    def dataset(self):
-        """The data set whose forms are expected: the one of these classes."""
-        return next((name for name, data in DATASETS.items() if data.classes == self.classes), "ntu")
+    def dataset_name(self) -> str:
+        """The data set whose formats are expected: the one with these classes."""
+        names = (name for name, dataset in DATASETS.items() if dataset.classes == self.classes)
+        return next(names, "ntu")
 
-    def check(self, clip):
+    def check(self, clip: Clip) -> None:
         """ValueError for a clip of other bodies than the network reads."""
-        if clip.data.shape[1:3] != (self.model.channels, self.model.joints):
+        expected = (self.model.channels, self.model.num_joints)
+        if clip.data.shape[1:3] != expected:
             channels, joints = clip.data.shape[1:3]
             raise ValueError(
                 f"{joints} joints with {channels} coordinates each; the network was trained on "
-                f"{self.layout.name}, {self.model.joints} with {self.model.channels}"
+                f"{self.layout.name}, {expected[1]} joints with {expected[0]}"
             )
 
-    def __call__(self, clips):
-        """Clips (T, C, V, M) -> class probabilities (N, classes), as test.py feeds and fuses them."""
-        if not len(clips):
-            return np.zeros((0, len(self.classes)), np.float32)
-        with tempfile.TemporaryDirectory() as folder:
-            frame_shape = (self.model.channels, self.model.joints, MAX_BODIES)
-            writer = SplitWriter(folder, "val", frame_shape)
-            for clip in clips:
-                writer.add(replace(clip, label=0))  # whatever it is, the network may have fewer classes
-            writer.finish()
-            feeder = Feeder(*split_files(folder, "val"), layout=self.layout, **self.contents["feeding"])
-        feeder.to(self.device)
-        batches = make_loader(feeder, range(len(feeder)), 64)
-        return engine.evaluate(self.model, batches, self.device)[1][:, 2].numpy()
+    def __call__(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Clips (T, C, V, M) -> class probabilities of the fusion (N, classes), as in test.py."""
+        batches = [clips[i : i + BATCH_SIZE] for i in range(0, len(clips), BATCH_SIZE)]
+        none = np.zeros((0, len(self.classes)), np.float32)
+        return np.concatenate([none, *map(self._predict_batch, batches)])
 
-    def running(self, clip, most=40):
-        """Class probabilities of the beginnings of a clip: after each frame, or after `most` of them
-        -> (frames seen (K,), probabilities (K, classes))."""
-        seen = np.unique(np.linspace(1, len(clip.data), most).astype(int))
-        return seen, self([replace(clip, data=clip.data[:count]) for count in seen])
+    @torch.no_grad()
+    def _predict_batch(self, clips: Sequence[Clip]) -> np.ndarray:
+        num_frame = torch.tensor([len(clip.data) for clip in clips])
+        slots = max(clip.data.shape[3] for clip in clips)
+        absent = [((0, 0),) * 3 + ((0, slots - clip.data.shape[3]),) for clip in clips]
+        frames = [np.pad(clip.data, pad) for clip, pad in zip(clips, absent, strict=True)]
+        tracks = Tracks.from_frames(
+            torch.from_numpy(np.concatenate(frames)), num_frame, self.preprocess.bones
+        )
+        bodies = self.preprocess(tracks.to(self.device), num_frame)
+        return self.model.posterior(self.model(bodies)).cpu().numpy()
+
+    def predict_prefixes(self, clip: Clip, limit: int = 40) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities of the beginnings of a clip, after each frame or after `limit` of them
+        -> (frames shown (K,), probabilities (K, classes))."""
+        lengths = np.unique(np.linspace(1, len(clip.data), limit).astype(int))
+        return lengths, self([Clip(clip.name, 0, clip.data[:length]) for length in lengths])
 
 
-def chosen(paths, wanted, predictor, faults):
-    """Clips of the files that are wanted, by name or number (None: all); what is damaged or not there
-    is added to `faults`."""
+def select_clips(
+    paths: Iterable[str], wanted: Sequence[str] | None, predictor: Predictor, failures: list[Failure]
+) -> Iterator[Clip]:
+    """The clips of the files that are wanted, by name or number (None: all). Clips that are invalid or
+    missing are added to `failures`."""
     missing = dict.fromkeys(wanted or ())
     for path in paths:
-        for number, clip in enumerate(read_clips(path, predictor.dataset())):
+        for number, clip in enumerate(read_clips(path, predictor.dataset_name())):
             if isinstance(clip, Failure):
-                faults.append(clip)
+                failures.append(clip)
             elif wanted is None or clip.name in wanted or str(number) in wanted:
-                for said in (clip.name, str(number)):
-                    missing.pop(said, None)
+                for found in (clip.name, str(number)):
+                    missing.pop(found, None)
                 try:
                     predictor.check(clip)
                     yield clip
                 except ValueError as error:
-                    faults.append(Failure(str(path), "", f"{clip.name}: {error}"))
-    faults.extend(Failure(", ".join(paths), "", f"no clip called {name}") for name in missing)
+                    failures.append(Failure(str(path), "", f"{clip.name}: {error}"))
+    failures.extend(Failure(", ".join(paths), "", f"no clip called {name}") for name in missing)
 
 
-def best(probabilities, classes, count=5):
+def most_probable(
+    probabilities: np.ndarray, classes: Sequence[str], count: int = 5
+) -> list[tuple[str, float]]:
     """The most probable classes -> [(name, probability)]."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [(classes[i], float(probabilities[i])) for i in order]
 
 
-def frames_from(lines, recognizer):
-    """Lines of numbers -> frames (M, V, C); ValueError names a line that is none."""
-    shape = (-1, recognizer.model.joints, recognizer.model.channels)
+def parse_frames(lines: Iterable[str], joints: int, channels: int) -> Iterator[np.ndarray]:
+    """Lines of numbers -> frames (M, V, C). ValueError with the number of a line that is not one."""
     for number, line in enumerate(lines, 1):
         try:
-            numbers = np.array(line.replace(",", " ").split(), np.float32)
-            yield numbers.reshape(shape)
+            values = np.array(line.replace(",", " ").split(), np.float32)
+            yield values.reshape(-1, joints, channels)
         except ValueError:
             raise ValueError(
-                f"line {number}: needs {shape[1]} x {shape[2]} numbers for each body"
+                f"line {number}: needs {joints} x {channels} numbers for each body"
             ) from None
 
 
-def stream(recognizer, frames, rate=0.0):
-    """Print the most probable class after each frame, at most `rate` frames a second (0: no limit)."""
-    began, count = time.perf_counter(), 0
+def print_stream(recognizer: Recognizer, frames: Iterable[np.ndarray], fps: float = 0.0) -> None:
+    """Print the most probable class after each frame, at most `fps` frames per second (0: no limit)."""
+    started, count = time.perf_counter(), 0
     for count, frame in enumerate(frames, 1):
-        early = began + count / rate - time.perf_counter() if rate else 0
+        early = started + count / fps - time.perf_counter() if fps else 0
         time.sleep(max(early, 0))
-        ((name, probability),) = best(recognizer(frame), recognizer.classes, 1)
-        said = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "nobody was seen yet"
-        print(f"{count:6d}  {said}", flush=True)
-    seconds = time.perf_counter() - began
-    print(f"{count} frames, {count / seconds:.0f} a second", file=sys.stderr)
+        ((name, probability),) = most_probable(recognizer(frame), recognizer.classes, 1)
+        text = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "no body so far"
+        print(f"{count:6d}  {text}", flush=True)
+    seconds = time.perf_counter() - started
+    print(f"{count} frames, {count / seconds:.0f} per second", file=sys.stderr)
 
 
-def main():
+def print_predictions(
+    predictor: Predictor, clips: Iterator[Clip], animation: str | None, fps: float
+) -> None:
+    """Print the most probable classes of each clip, and animate the first clips."""
+    first = []
+    while chunk := list(islice(clips, CHUNK)):
+        first = first or chunk[:MAX_ANIMATED]
+        for clip, probabilities in zip(chunk, predictor(chunk), strict=True):
+            bodies = clip.data.any((0, 1, 2)).sum()
+            noun = "body" if bodies == 1 else "bodies"
+            print(f"{clip.name} ({len(clip.data)} frames, {bodies} {noun})")
+            for name, probability in most_probable(probabilities, predictor.classes):
+                print(f"  {100 * probability:5.1f} %  {name}")
+    if animation and first:
+        import plot
+
+        animated = [(clip.name, clip.data, *predictor.predict_prefixes(clip)) for clip in first]
+        plot.animate(animated, predictor.layout, predictor.classes, animation, fps)
+        print(animation)
+
+
+def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
+    """Do what the options say; what cannot be read is added to `failures`."""
+    predictor = Predictor(arguments.checkpoint, "cpu" if arguments.stream else arguments.device)
+    clips = select_clips(arguments.files, arguments.clip, predictor, failures)
+    if not arguments.stream:
+        print_predictions(predictor, clips, arguments.animate, arguments.fps)
+        return
+    recognizer = Recognizer.load(arguments.checkpoint)
+    if not arguments.files:
+        model = predictor.model
+        print_stream(recognizer, parse_frames(sys.stdin, model.num_joints, model.channels))
+    for clip in clips:
+        print(clip.name)
+        recognizer.reset()
+        print_stream(recognizer, clip.data.transpose(0, 3, 2, 1), arguments.fps)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="*", metavar="FILE")
     parser.add_argument("--checkpoint", required=True, type=Path)
@@ -145,60 +197,39 @@ def main():
         "--clip",
         nargs="+",
         metavar="NAME",
-        help="these clips of FILE, by name or number (from 0; the training part's come first)",
+        help="only these clips of FILE, by name or by number, from 0; training clips are counted first",
     )
     parser.add_argument(
-        "--animate", metavar="OUT.gif", help="draw the clips (at most five) and the running prediction"
+        "--animate",
+        metavar="OUT.gif",
+        help="draw the clips, at most five, and how the prediction changes",
     )
-    parser.add_argument("--stream", action="store_true", help="answer after every frame")
-    parser.add_argument("--fps", type=float, default=30.0,
-                        help="of the recording (default: 30); 0: do not wait")  # fmt: skip
-    parser.add_argument("--device", default="", help="default: the GPU when there is one")
-    arguments = parser.parse_args()
+    parser.add_argument("--stream", action="store_true", help="print a prediction after every frame")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=30.0,
+        help="frames per second (default: 30); 0: as fast as possible",
+    )
+    parser.add_argument("--device", default="", help="default: the GPU if there is one")
+    arguments = parser.parse_args(argv)
     if not arguments.files and not arguments.stream:
         parser.error("give a FILE, or --stream to read frames from the standard input")
     if arguments.animate and (arguments.stream or not arguments.animate.endswith(".gif")):
         parser.error("--animate draws whole clips, not a --stream, as a .gif")
-    faults = []
+    failures = []
     try:
-        predictor = Predictor(arguments.checkpoint, "cpu" if arguments.stream else arguments.device)
-        clips = chosen(arguments.files, arguments.clip, predictor, faults)
-        if arguments.stream:
-            recognizer = Recognizer.load(arguments.checkpoint)
-            if not arguments.files:
-                stream(recognizer, frames_from(sys.stdin, recognizer))
-            for clip in clips:
-                print(clip.name)
-                recognizer.reset()
-                stream(recognizer, clip.data.transpose(0, 3, 2, 1), arguments.fps)
-        else:
-            report(predictor, clips, arguments)
+        predict(arguments, failures)
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"predict.py: {error}") from None
     finally:
-        for fault in faults:
-            said = ": ".join(filter(None, (fault.file, fault.where, fault.reason)))
-            print(f"predict.py: {said}", file=sys.stderr)
-    if faults:
+        for failure in failures:
+            text = ": ".join(filter(None, (failure.file, failure.where, failure.reason)))
+            print(f"predict.py: {text}", file=sys.stderr)
+    if failures:
         raise SystemExit(1)
-
-
-def report(predictor, clips, arguments):
-    """Print what is seen in each clip, animate the first ones."""
-    first = []
-    while chunk := list(islice(clips, CHUNK)):
-        first = first or chunk[:MOST_ANIMATED]
-        for clip, probabilities in zip(chunk, predictor(chunk), strict=True):
-            people = clip.data.any((0, 1, 2)).sum()
-            print(f"{clip.name} ({len(clip.data)} frames, {people} bod{'ies' if people > 1 else 'y'})")
-            for name, probability in best(probabilities, predictor.classes):
-                print(f"  {100 * probability:5.1f} %  {name}")
-    if arguments.animate and first:
-        moving = [(clip.name, clip.data, *predictor.running(clip)) for clip in first]
-        plot.animate(moving, predictor.layout, predictor.classes, arguments.animate, arguments.fps)
-        print(arguments.animate)
 
 
 if __name__ == "__main__":

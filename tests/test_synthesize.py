@@ -1,4 +1,9 @@
+"""Synthetic recordings: the raw format, the bodies and the faults of the sensor."""
+
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +13,12 @@ import synthesize
 from skeletons import ntu
 from skeletons.layout import KINECT_V2, class_names
 
+ROOT = Path(__file__).parent.parent
 NUMBER = re.compile(r"-?\d+(\.\d+)?(E[-+]\d\d)?")
 
 
 def test_the_format_byte_for_byte(raw):
-    """Every line as the sensor's recorder writes it: counts, 10 fields a body, 12 a joint, CRLF."""
+    """Lines as the sensor's software writes them: counts, 10 fields per body, 12 per joint, CRLF."""
     for path in sorted(raw.iterdir())[::4]:
         content = path.read_bytes()
         assert content.endswith(b"\r\n") and content.count(b"\n") == content.count(b"\r\n")
@@ -29,7 +35,7 @@ def test_the_format_byte_for_byte(raw):
         assert next(lines, None) is None
 
 
-def test_actions_are_ntu_s_with_pairs_cameras_and_performers():
+def test_actions_are_those_of_ntu_with_partners_cameras_and_subjects():
     assert len(synthesize.ACTIONS) >= 12 and set(synthesize.ACTIONS) <= set(range(1, 61))
     pairs = [class_names("ntu")[a - 1] for a, action in synthesize.ACTIONS.items() if action.partner]
     assert len(pairs) >= 3 and "handshaking" in pairs
@@ -72,32 +78,52 @@ def test_bodies_keep_their_bones_and_stand_on_the_floor(action):
         assert joints[..., 1].min() > -1e-9 and joints[..., 1].max() < 2.6
 
 
-def test_cameras_stand_45_degrees_apart():
-    body = synthesize.perform(
-        synthesize.ACTIONS[31], [synthesize.Subject(1)], 1, np.random.default_rng(0)
-    )[0]
-    shoulders = []
+def test_cameras_are_45_degrees_apart():
+    rng = np.random.default_rng(0)
+    (body,) = synthesize.perform(synthesize.ACTIONS[31], [synthesize.Subject(1)], 1, rng)
+    left, right = KINECT_V2.joint("left shoulder"), KINECT_V2.joint("right shoulder")
+    directions = []
     for angle in (-45, 0, 45):
-        seen, _ = synthesize.see(body, angle, 1.0, 3.0)
-        across = (
-            seen[:, KINECT_V2.joint("right shoulder")] - seen[:, KINECT_V2.joint("left shoulder")]
-        )[0]
-        shoulders.append(np.degrees(np.arctan2(-across[2], across[0])))
-        assert (seen[..., 2] > 1.5).all()  # in front of the camera
-    np.testing.assert_allclose(np.diff(shoulders), 45, atol=0.1)
+        joints, _ = synthesize.to_camera(body, angle, 1.0, 3.0)
+        across = joints[0, right] - joints[0, left]
+        directions.append(np.degrees(np.arctan2(-across[2], across[0])))
+        assert (joints[..., 2] > 1.5).all()  # in front of the camera
+    np.testing.assert_allclose(np.diff(directions), 45, atol=0.1)
 
 
-def test_the_sensor_s_faults_occur(tmp_path):
-    """Lost frames, changed IDs, swapped lists and ghosts, in some clips of a handful."""
+def test_the_faults_of_the_sensor_occur(tmp_path):
+    """Lost frames, changed IDs, changed orders and spurious bodies, in some clips of a handful."""
     synthesize.synthesize(tmp_path, [10, 58], subjects=8, replications=1)
-    lost = changed = swapped = ghosts = 0
+    lost = changed = reordered = spurious = 0
     for path in tmp_path.iterdir():
-        frame_of, ids, _ = ntu.parse_skeleton(path.read_bytes())
+        frame_index, ids, _ = ntu.parse_skeleton(path.read_bytes())
         people = 2 if "A058" in path.name else 1
-        counts = np.bincount(frame_of)
+        counts = np.bincount(frame_index)
         lost += (counts == 0).any()
         changed += len(set(ids)) > people and counts.max() == people
-        ghosts += counts.max() > people
-        order = [tuple(ids[frame_of == t]) for t in range(len(counts)) if counts[t] == 2]
-        swapped += any(pair[::-1] in order for pair in order)
-    assert lost and changed and swapped and ghosts
+        spurious += counts.max() > people
+        orders = [tuple(ids[frame_index == t]) for t in range(len(counts)) if counts[t] == 2]
+        reordered += any(pair[::-1] in orders for pair in orders)
+    assert lost and changed and reordered and spurious
+
+
+def test_as_a_command(tmp_path):
+    """One start of the script; its errors are tested in the next test."""
+    command = [sys.executable, ROOT / "synthesize.py", "--actions", "7"]
+    command += ["--subjects", "1", "--replications", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "3 files in demo/raw" in done.stdout
+    assert len(list((tmp_path / "demo/raw").glob("*.skeleton"))) == 3
+
+
+def test_errors(tmp_path, capsys):
+    (tmp_path / "S001C001P001R001A001.skeleton").touch()
+    with pytest.raises(SystemExit, match=r"already holds \.skeleton files\nremove them"):
+        synthesize.main(["--out", str(tmp_path), "--actions", "7"])
+    for wrong, message in (
+        (["--actions", "99"], "no action 99"),
+        (["--subjects", "0"], "--subjects must be at least 1"),
+    ):
+        with pytest.raises(SystemExit):
+            synthesize.main(wrong)
+        assert message in capsys.readouterr().err

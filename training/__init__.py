@@ -1,1 +1,1 @@
-"""Training: batches, epochs, checkpoints, several processes."""
+"""Training and evaluation: batches, epochs, metrics, checkpoints, several processes."""

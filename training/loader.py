@@ -4,71 +4,82 @@ import atexit
 import multiprocessing
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from feeder import Feeder
+from skeletons.batch import BodyBatch
 from training.distributed import get_rank, get_world_size
 
-# --- Batches ------------------------------------------------------------------------------------------
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Sampler:
-    """Which clips make up which batch: an iterable of (clip numbers, seed of the batch's transforms).
+    """Decides which clips make up which batch. Yields (clip numbers, seed of the batch's augmentation).
 
     clips       clip numbers
-    batch_size  clips of a batch, over all processes that train together
-    generator   shuffles the clips and draws the seeds, each epoch anew; None: in order, seeds None
-    shuffle     False: it draws the seeds only
+    batch_size  clips in a batch, over all processes that train together
+    generator   shuffles the clips and draws the seeds, anew in each epoch; None: in order, no seeds
+    shuffle     False: the generator draws the seeds only
 
-    The generator alone decides which clips are fed when, and, for batches made on a CPU, how they are
-    transformed, whatever the number of worker processes; a GPU draws other numbers from the same seeds.
+    The generator alone decides when a clip comes up and, for batches made on a CPU, how it is
+    augmented, whatever the number of worker processes. A GPU draws other numbers from the same seeds.
     """
 
-    def __init__(self, clips, batch_size, generator=None, shuffle=True):
+    def __init__(
+        self,
+        clips: Sequence[int],
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        shuffle: bool = True,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.clips, self.batch_size = torch.as_tensor(clips, dtype=torch.int64), batch_size
         self.generator, self.shuffle = generator, shuffle
-        self.done = 0  # batches that the next epoch leaves out, because they are trained on already
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.clips) // self.batch_size)
 
-    def sizes(self):
-        """Clips of each batch, over all processes."""
+    def sizes(self) -> list[int]:
+        """Number of clips of each batch, over all processes."""
         starts = range(0, len(self.clips), self.batch_size)
         return [min(self.batch_size, len(self.clips) - start) for start in starts]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Tensor, int | None]]:
         clips, seeds, rank = self.clips, [None] * len(self), get_rank()
         if self.generator:
             if self.shuffle:
                 clips = clips[torch.randperm(len(clips), generator=self.generator)]
             seeds = torch.randint(2**62, (len(self),), generator=self.generator) + rank
             seeds = seeds.tolist()
-        batches = list(zip(clips.split(self.batch_size), seeds, strict=False))[self.done :]
-        for batch, seed in batches:
-            # A process without a share runs along with a clip that does not count.
-            yield batch[mine(len(batch))] if rank < len(batch) else batch[:1], seed
+        for batch, seed in zip(clips.split(self.batch_size), seeds, strict=False):
+            # A process without a share computes one clip, which does not count.
+            yield batch[shard(len(batch))] if rank < len(batch) else batch[:1], seed
 
 
-def mine(size):
-    """The share of a batch of `size` clips that this process has."""
+def shard(size: int) -> slice:
+    """This process's share of a batch of `size` clips."""
     return slice(get_rank(), size, get_world_size())
 
 
 class Batches:
-    """Batches (BodyBatch, labels) of a Feeder, made one after the other where its data lies."""
+    """Batches (BodyBatch, labels (N,)) of a Feeder, made one after the other where its data is.
 
-    def __init__(self, feeder, sampler):
+    sampler  None: only for the worker processes, which index this by what the Sampler yields
+    """
+
+    def __init__(self, feeder: Feeder, sampler: Sampler | None) -> None:
         self.feeder, self.sampler = feeder, sampler
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.sampler)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: tuple[Tensor, int | None]) -> tuple[BodyBatch, Tensor]:
         """(clip numbers, seed) -> (BodyBatch, labels)."""
         clips, seed = item
         generator = None
@@ -76,62 +87,74 @@ class Batches:
             generator = torch.Generator(self.feeder.label.device).manual_seed(seed)
         return self.feeder.bodies(clips, generator)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[BodyBatch, Tensor]]:
         return map(self.__getitem__, self.sampler)
 
 
-def make_loader(feeder, clips, batch_size, generator=None, workers=0, device="cpu", shuffle=True):
-    """Batches over the clip numbers `clips` of a Feeder; by worker processes of a DataLoader if there
-    are to be any. generator, shuffle: as in `Sampler`."""
-    batches = Batches(feeder, Sampler(clips, batch_size, generator, shuffle))
-    if not workers:
-        return batches
-    pin = torch.device(device).type == "cuda"
-    return SignalSafeLoader(
-        Batches(feeder, None),  # (spawned workers could not read the generator)
-        sampler=batches.sampler,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
-        pin_memory=pin,
-        worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # (it would take a number from the global one each epoch)
-    )
-
-
-STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
 class SignalSafeLoader(DataLoader):
-    """A DataLoader whose workers survive a Ctrl-C or SIGTERM to the whole group: the main process ends
-    them."""
+    """A DataLoader whose workers survive a Ctrl-C or SIGTERM that is sent to the whole process group.
+    The main process decides when to stop, and ends them."""
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[BodyBatch, Tensor]]:
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             return super().__iter__()
         if self.multiprocessing_context.get_start_method() == "spawn":
-            resource_tracker.ensure_running()  # (to start it later would let the signals through)
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # (a signal may interrupt the next call)
+            resource_tracker.ensure_running()  # started later, it would reset the signal mask
+        # Read first: a signal may interrupt the call within `try`.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
-            # SignalSafeLoader inherit this, so that none is killed before it ignores them.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            # The workers inherit the blocked signals, so that none is killed before it ignores them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             return super().__iter__()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def ignore_signals(_):
-    """In a worker: that the run is to stop is the main process's business."""
-    for number in STOPS:
+BatchLoader = Batches | SignalSafeLoader
+
+
+def make_loader(
+    feeder: Feeder,
+    clips: Sequence[int],
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    shuffle: bool = True,
+) -> BatchLoader:
+    """Batches (BodyBatch, labels) over the clip numbers `clips` of a Feeder.
+
+    generator, shuffle  as in `Sampler`
+    num_workers         processes that make the batches; 0: they are made here, where the data is
+    device              where the batches will be used: memory is pinned for a GPU
+    """
+    batches = Batches(feeder, Sampler(clips, batch_size, generator, shuffle))
+    if not num_workers:
+        return batches
+    return SignalSafeLoader(
+        Batches(feeder, None),  # a generator cannot be pickled for spawned workers
+        sampler=batches.sampler,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+        pin_memory=torch.device(device).type == "cuda",
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # the default would draw from the global generator in each epoch
+    )
+
+
+def ignore_stop_signals(_: int) -> None:
+    """Called in each worker process when it starts."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register
-def end_workers():
-    """Kill the workers that an error left: they ignore SIGTERM, which is all that multiprocessing would
-    send before it waits for them for ever."""
+def kill_workers() -> None:
+    """Kill workers that are left after an error. They ignore SIGTERM, which is all that multiprocessing
+    sends before it waits for them for ever."""
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # (a DataLoader raises an error when one ends)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's handler raises when a worker ends
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -1,0 +1,331 @@
+"""Pictures, studies, tables and the records that they are made from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import PIL.Image
+import pytest
+import studies
+import tables
+
+import plot
+import test as test_command
+import train
+from model import SPATIAL, TEMPORAL, TwoStreamRNN
+from skeletons.layout import KINECT_V2
+from skeletons.storage import read_split, split_files
+from training import engine
+
+ROOT = Path(__file__).parent.parent
+
+STREAMS = ("temporal", "spatial", "fused")
+
+
+def assert_picture(path, height=200, width=300):
+    """A picture of at least this size that is not empty."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    assert pixels.std() > 0.02
+    assert pixels.shape[0] > height and pixels.shape[1] > width
+
+
+# --- Pictures ---------------------------------------------------------------------------------------
+
+
+def write_log(folder, splits=("train", "validation"), epochs=3):
+    folder.mkdir(parents=True)
+    lines = []
+    for epoch in range(1, epochs + 1):
+        metrics = {stream: {"accuracy": epoch / 4, "loss": 1 / epoch} for stream in STREAMS}
+        lines.append(json.dumps({"epoch": epoch, **dict.fromkeys(splits, metrics)}))
+    (folder / "log.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_curves(tmp_path):
+    runs = write_log(tmp_path / "a"), write_log(tmp_path / "b" / "a", ["train"], epochs=1)
+    for number, given in enumerate((runs[:1], runs[1:], runs)):
+        path = tmp_path / f"pictures/{number}.png"
+        plot.main(["curves", *map(str, given), "--out", str(path)])
+        assert_picture(path)
+    with pytest.raises(SystemExit, match=r"log\.jsonl is missing\ngive the folder"):
+        plot.main(["curves", str(tmp_path)])
+    (tmp_path / "log.jsonl").touch()
+    with pytest.raises(SystemExit, match=r"log\.jsonl is empty"):
+        plot.main(["curves", str(tmp_path)])
+
+
+def test_pictures_of_a_test(tmp_path):
+    values = [0.2, 0.5, 1.0]
+    sweep = {"temporal_weights": values, "test": values}
+    early = {"observation_ratios": values, **dict.fromkeys(STREAMS, values)}
+    record = {"checkpoint": "checkpoints/a/best.pt", "data": "NW-UCLA/xview", "temporal_weight": 0.5}
+    record |= {"results": dict.fromkeys(STREAMS), "fusion_weight_sweep": sweep}
+    plot.report(record, tmp_path / "report.png", "title")
+    narrow = matplotlib.image.imread(tmp_path / "report.png").shape[1]
+    sweep |= {"validation": values, "best_on_validation": 0.5}
+    record["early_recognition"] = early
+    plot.report(record, tmp_path / "report.png", "title")
+    assert_picture(tmp_path / "report.png", width=narrow)
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    out = ["--out", str(tmp_path / "early.png")]
+    plot.main(["early_recognition", str(tmp_path / "a.json"), str(tmp_path / "a.json"), *out])
+    assert_picture(tmp_path / "early.png")
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"b\.json has no early recognition results\ngive"):
+        plot.main(["early_recognition", str(tmp_path / "b.json"), *out])
+
+
+def test_confusion_matrix(tmp_path):
+    """Classes without clips and predictions are not drawn, so the picture becomes smaller."""
+    matrix = np.zeros((40, 40))
+    matrix[:20, :20] = np.eye(20)
+    names = [f"class {i}" for i in range(40)]
+    plot.confusion(matrix, names, tmp_path / "some.png")
+    plot.confusion(matrix + np.eye(40), names, tmp_path / "all.png", "title")
+    some, all_classes = (matplotlib.image.imread(tmp_path / n).shape for n in ("some.png", "all.png"))
+    assert some[0] < all_classes[0]
+    assert_picture(tmp_path / "some.png")
+
+
+def test_skeletons(data, tmp_path):
+    plot.main(["skeletons", str(data / "xview"), "--out", str(tmp_path / "stills.png")])
+    assert_picture(tmp_path / "stills.png")
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_animation(channels, data, tmp_path):
+    stored, counts, *_ = read_split(*split_files(data / "xview", "val"))
+    clip = np.array(stored[: counts[0], :channels])
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
+    clips = [("clip", clip, (1, len(clip)), probabilities)]
+    plot.animate(clips, KINECT_V2, ("a", "b", "c"), tmp_path / "new/clip.gif")
+    with PIL.Image.open(tmp_path / "new/clip.gif") as animation:
+        assert animation.n_frames == 2
+
+
+def test_diagrams(tmp_path):
+    """docs/diagrams.py, as a command."""
+    command = [sys.executable, ROOT / "docs/diagrams.py", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    files = done.stdout.split()
+    assert len(files) == 3
+    for file in files:
+        assert_picture(file, 500, 1000)
+
+
+# --- Tables -----------------------------------------------------------------------------------------
+
+
+def test_tables_are_made_from_records(tmp_path, capsys):
+    """Seeds form one row, with mean and standard deviation, also at several commits; another setting
+    forms another row."""
+    runs = [(0, 0.8, {}), (1, 0.9, {}), (0, 0.5, {"scale": 0.3}), (0, 0.6, {"spatial": "chain"})]
+    runs += [runs[1], (1, 0.7, {})]  # a second record of the same run; the same at another commit
+    paths = []
+    for seed, accuracy, other in runs:
+        config = asdict(train.make_config("small", seed=seed, name="x", data="A/xview", **other))
+        results = {stream: {"accuracy": accuracy} for stream in STREAMS}
+        record = {"data": "A/xview", "config": config, "results": results, "parameters": 1_500_000}
+        record |= {"training_seconds": 60 * (seed + 1), "tta": 1, "commit": str(accuracy == 0.7)}
+        record |= {"label": "small with more", "tta": 10} if "scale" in other else {}
+        paths.append(tmp_path / f"{len(paths)}.json")
+        paths[-1].write_text(json.dumps(record))
+    tables.main(list(map(str, paths)))
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if "1.50 M" in line]
+    both = "hierarchical + traversal"
+    assert cells == [
+        ["small", "hierarchical + chain", "60.0", "60.0", "**60.0**", "1", "1.50 M", "1 min"],
+        ["small", both, "80.0 ± 10.0", "80.0 ± 10.0", "**80.0 ± 10.0**", "3", "1.50 M", "2 min"],
+        ["small with more, TTA 10", both, "50.0", "50.0", "**50.0**", "1", "1.50 M", "1 min"],
+    ]
+
+
+def test_the_pages_show_the_records():
+    """No figure of a table is typed by hand, and every record has the fields of today's Config."""
+    records = tables.read_records((ROOT / "results").rglob("*.json"))
+    fields = train.flat(train.make_config()).keys()
+    for record in (one for of_data in records.values() for one in of_data):
+        assert tables.flatten(record["config"]).keys() <= fields
+    for page in (ROOT / "README.md", ROOT / "results/README.md"):
+        text = page.read_text(encoding="utf-8")
+        assert tables.fill(text, records) == text, f"run benchmarks/tables.py: {page} is not up to date"
+
+
+def test_accuracy_against_cost(tmp_path):
+    points = tables.cost_points(tables.read_records((ROOT / "results").rglob("*.json")))
+    assert set(points) >= {"NW-UCLA/xview", "UTD-MHAD/xsub"}
+    plot.cost(points, tmp_path / "cost.png")
+    assert_picture(tmp_path / "cost.png")
+
+
+# --- Studies ----------------------------------------------------------------------------------------
+
+
+def test_the_ablation_is_complete():
+    """The components are all that makes `full` of `paper`."""
+    paper, small, full = (
+        train.flat(train.make_config(name, temporal="stacked", spatial="chain"))
+        for name in studies.ABLATED
+    )
+    fields = [field for component in studies.COMPONENTS.values() for field in component]
+    differing = {field for field in full if (paper[field], small[field]) != (full[field],) * 2}
+    assert sorted(fields) == sorted(differing - {"epochs"})
+    ablation = dict(studies.ablation(studies.ABLATED, {"batch_size": 16}))
+    for preset, rows in (("paper", 1), ("small", 0), ("full", 1)):
+        rows += len(studies.COMPONENTS)
+        assert [label.split()[0] for label in ablation].count(preset) == rows
+    assert dict(studies.ablation(["full"])).items() <= ablation.items()
+    assert ablation["small with dropout"]["input_dropout"] == full["input_dropout"] != 0
+    assert ablation["full without dropout"]["input_dropout"] == 0
+    assert ablation["paper"] == paper | {"batch_size": 16}
+    for fields in ablation.values():  # they fit together
+        config = train.make_config(**fields)
+        tiny = train.with_fields(config, hidden_size=4, part_hidden_size=4)
+        TwoStreamRNN(KINECT_V2, 10, tiny.network, tiny.extensions)
+        assert fields["spatial_window"] <= fields["window_size"]
+
+
+@pytest.fixture
+def workplace(tmp_path, data, monkeypatch):
+    """A folder with data, in which studies train tiny networks in this process."""
+    shutil.copytree(data / "xview", tmp_path / "demo" / "xview")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, fields in train.PRESETS.items():
+        tiny = {"hidden_size": 6, "part_hidden_size": 4, "window_size": 12, "spatial_window": 8}
+        tiny |= {"embedding_size": 4, "view_adaptation": 4} if name == "full" else {}
+        monkeypatch.setitem(train.PRESETS, name, fields | tiny | {"spatial_stride": 4})
+
+    def run_script(script, arguments, folder):
+        arguments = list(map(str, arguments))
+        if script == "test.py":
+            test_command.main(arguments)
+        else:
+            config, resume, overwrite = train.parse_command_line(arguments)
+            train.main(config, resume, overwrite)
+            started.append((folder.name, resume))
+        return True
+
+    started = []
+    monkeypatch.setattr(studies, "run_script", run_script)
+    for picture in ("curves", "confusion", "report"):
+        monkeypatch.setattr(plot, picture, lambda *_: None)
+    monkeypatch.setattr(engine, "count_flops", lambda *_: 123_456)  # takes seconds
+    return started
+
+
+def records():
+    return {path: json.loads(path.read_text()) for path in Path("results").rglob("*.json")}
+
+
+def test_studies_write_records(workplace, capsys):
+    """Of the test clips, or of a validation camera or validation subjects. A run that has a record is
+    skipped."""
+    one = ["combinations", "--presets", "small", "--temporal", "stacked", "--spatial", "chain"]
+    one += ["--epochs", "1", "--jobs", "1"]
+    studies.main([*one, "--seeds", "0", "1"])
+    assert len(records()) == len(workplace) == 2
+    studies.main(one)
+    assert len(workplace) == 2
+    for validation in (("--validation_camera", "2"), ("--validation_ratio", "0.05")):
+        studies.main([*one, *validation])
+    for record in records().values():
+        assert record["label"] == "small" and record["flops"] == 123_456 and record["epoch"] == 1
+        assert record["config"]["network"]["num_layers"] == 2
+        assert set(record["results"]) == set(STREAMS)
+    assert sorted(record["data"] for record in records().values()) == [
+        "demo/xview",
+        "demo/xview",
+        "demo/xview, validation camera 2",
+        "demo/xview, validation subjects",
+    ]
+    for wrong, message in (
+        ([*one, "--epochs", "2"], "has epochs=1: move it away"),
+        ([*one, "--batch_size", "16"], "--batch_size is an option of the ablation"),
+        (["ablation"], "needs --validation_camera or --validation_ratio"),
+        (["ablation", "--validation_camera", "2", "--presets", "demo"], "of the presets paper, small"),
+    ):
+        with pytest.raises(SystemExit):
+            studies.main(wrong)
+        assert message in capsys.readouterr().err
+
+
+def test_an_ablation_has_one_batch_size(tmp_path, monkeypatch, capsys):
+    """A record that was made with another one is not taken for this one's."""
+    monkeypatch.chdir(tmp_path)
+    name = "demo-xview-validation-camera-2-paper-stacked-chain-0.json"
+    record = tmp_path / "results/ablation" / name
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"config": {"optimization": {"epochs": 300, "batch_size": 32}}}))
+    study = ["ablation", "--presets", "paper", "--validation_camera", "2"]
+    for other in ([], ["--batch_size", "16"]):
+        with pytest.raises(SystemExit):
+            studies.main([*study, *other])
+        assert f"{record.relative_to(tmp_path)} has batch_size=32" in capsys.readouterr().err
+
+
+def test_two_runs_give_four_combinations(workplace, capsys):
+    """--swap_streams: each stream is one that was trained, and tests as it did in its own run."""
+    study = ["combinations", "--jobs", "1", "--swap_streams", "--presets"]
+    studies.main([*study, "small", "--epochs", "1"])
+    assert len(workplace) == 2
+    results = {}
+    for record in records().values():
+        network = record["config"]["network"]
+        results[network["temporal"], network["spatial"]] = record["results"]
+        architecture = network["temporal"], network["spatial"]
+        assert ("streams" in record) == (architecture not in studies.TRAINED)
+    assert set(results) == set(product(TEMPORAL, SPATIAL))
+    for (temporal, spatial), own in results.items():
+        for pair in studies.TRAINED:
+            for stream, same in (("temporal", pair[0] == temporal), ("spatial", pair[1] == spatial)):
+                theirs = results[pair][stream]["loss"]
+                assert (own[stream]["loss"] == pytest.approx(theirs, abs=1e-6)) == same
+    for path in records():
+        path.unlink()
+    studies.main([*study, "small", "--epochs", "2", "--resume"])
+    assert all(resume for _, resume in workplace[2:]) and len(workplace) == 4
+    with pytest.raises(SystemExit):
+        studies.main([*study, "full"])
+    assert "share no weights" in capsys.readouterr().err
+
+
+def test_a_run_that_fails(tmp_path, monkeypatch, capsys):
+    """A real start of a script: the output is in the log, and there is no record."""
+    monkeypatch.chdir(tmp_path)
+    record = Path("results/combinations/a.json")
+    assert not studies.run("label", {"data": "gone"}, record)
+    log = Path("checkpoints/combinations-a.out")
+    assert "gone" in log.read_text() and str(log) in capsys.readouterr().out
+    assert not record.exists()
+
+
+# --- Other benchmarks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["convert", "fuzz", "ntu", "speed", "streaming", "studies", "tables"])
+def test_help(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        __import__(name).main(["--help"])
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_hundreds_of_corrupt_files(tmp_path):
+    """benchmarks/fuzz.py does the same with 20,000. It limits the memory of its process."""
+    command = [sys.executable, ROOT / "benchmarks/fuzz.py", "--files", "400", "--seed", "1"]
+    command += ["--out", tmp_path / "fuzz.json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert not done.returncode, done.stderr
+    record = json.loads((tmp_path / "fuzz.json").read_text())
+    assert record["files"] == 400 and record["largest_process_mib"] < 500

@@ -1,0 +1,142 @@
+"""Checkpoints: complete, rebuilt without other files, never code."""
+
+import pytest
+import torch
+from train_helpers import equal
+
+from extensions import ExtensionConfig
+from model import NetworkConfig, TwoStreamRNN
+from skeletons.layout import LAYOUTS
+from training.checkpoint import (
+    VERSION,
+    TrainingState,
+    build_model,
+    load_checkpoint,
+    rng_states,
+    save_checkpoint,
+    set_rng_state,
+)
+
+LAYOUT = LAYOUTS["kinect-v1"]
+
+
+def contents(model, **extensions):
+    """The part of a checkpoint that a network is rebuilt from."""
+    network = {"hidden_size": 4, "part_hidden_size": 3, "num_layers": 3, "spatial_window": 8}
+    return {
+        "model": model.state_dict(),
+        "network": {"network": network, "extensions": extensions, "channels": 2},
+        "layout": LAYOUT.to_dict(),
+        "classes": ["a", "b", "c"],
+    }
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        {},
+        {
+            "modalities": ("bone", "motion"),
+            "view_adaptation": 3,
+            "input_norm": True,
+            "window_layers": 1,
+        },
+        {"embedding_size": 3, "residual": True, "causal": True},
+    ],
+)
+def test_a_network_is_rebuilt_from_its_checkpoint_alone(tmp_path, extensions):
+    network = NetworkConfig(hidden_size=4, part_hidden_size=3, num_layers=3, spatial_window=8)
+    model = TwoStreamRNN(LAYOUT, 3, network, ExtensionConfig(**extensions), channels=2).eval()
+    save_checkpoint(tmp_path / "x.pt", contents(model, **extensions))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+    rebuilt = build_model(load_checkpoint(tmp_path / "x.pt")).eval()
+    clips = torch.rand(2, 2, 16, 20, 2)
+    with torch.no_grad():
+        for one, two in zip(model(clips), rebuilt(clips), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_weights_of_another_network(tmp_path):
+    model = TwoStreamRNN(LAYOUT, 3, NetworkConfig(hidden_size=5, spatial_window=8), channels=2)
+    with pytest.raises(
+        ValueError, match=r"weights belong to another version of this code\ntrain again"
+    ):
+        build_model(contents(model))
+
+
+def test_files_that_are_not_checkpoints(tmp_path):
+    path = tmp_path / "x.pt"
+    with pytest.raises(FileNotFoundError, match=r"x\.pt is missing\ntrain\.py writes"):
+        load_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match=r"is a folder\ngive a checkpoint in it: .*/best\.pt"):
+        load_checkpoint(tmp_path)
+    for content in (b"", b"garbage", b"PK\x03\x04"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.pt is not a checkpoint"):
+            load_checkpoint(path)
+    torch.save({"weights": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        load_checkpoint(path)
+    torch.save(torch.nn.LSTM(1, 1), path)  # a pickled module is code
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("version", [0, 3, VERSION + 1])
+def test_checkpoints_of_other_versions(tmp_path, version):
+    torch.save({"version": version, "model": {}}, tmp_path / "x.pt")
+    message = rf"has version {version} of the checkpoint format, this code reads {VERSION}\ntrain again"
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_an_interrupted_write_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "x.pt"
+    save_checkpoint(path, {"epoch": 1})
+
+    def half(_, to):
+        to.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="no space left"):
+        save_checkpoint(path, {"epoch": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"version": VERSION, "epoch": 1}
+
+
+def test_training_goes_on_from_its_state(tmp_path):
+    """Weights, optimizer, learning rate and random numbers after a checkpoint are those without it."""
+
+    def start():
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.Adam(model.parameters())
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return TrainingState(model, optimizer, scheduler, torch.Generator().manual_seed(1))
+
+    def step(state):
+        factor = torch.rand(1, generator=state.order)
+        state.optimizer.zero_grad()
+        (state.model(torch.rand(4, 3)) * factor).square().sum().backward()
+        state.optimizer.step()
+        state.scheduler.step()
+
+    state = start()
+    step(state)
+    save_checkpoint(tmp_path / "x.pt", state.state_dict())
+    step(state)
+    torch.manual_seed(99)
+    resumed = start()
+    resumed.load_state_dict(load_checkpoint(tmp_path / "x.pt"))
+    step(resumed)
+    assert equal(resumed.model.state_dict(), state.model.state_dict())
+    assert resumed.scheduler.get_last_lr() == state.scheduler.get_last_lr() == [0.00025]
+    assert torch.equal(torch.rand(3, generator=resumed.order), torch.rand(3, generator=state.order))
+
+
+def test_random_states():
+    (state,) = rng_states()
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    set_rng_state(state)
+    assert torch.equal(torch.rand(3), drawn)
