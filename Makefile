@@ -1,7 +1,7 @@
 # Two commands on a machine with only Python 3.10+ and make:
-#   make demo    synthetic data -> convert -> train -> test -> pictures, about a minute on two cores
+#   make demo    synthetic data -> convert -> train -> test -> pictures
 #   make test    linter and tests
-# Commands for people without make stand in the README.
+# README.md has the commands for people without make.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,8 +18,8 @@ demo: .venv/running
 	rm -rf demo
 	$(RUN) synthesize.py --out demo/raw
 	$(RUN) convert_data.py --data_path demo/raw --out_folder demo
-	$(RUN) train.py --setting demo --name demo --overwrite
-	$(RUN) test.py $(DEMO_RUN)/best.pt --fractions
+	$(RUN) train.py --preset demo --name demo --overwrite
+	$(RUN) test.py $(DEMO_RUN)/best.pt --early_recognition
 	$(RUN) plot.py skeletons demo/xview --out $(DEMO_RUN)/skeletons.png
 	@echo "pictures:" $(addprefix $(DEMO_RUN)/,curves.png best_confusion.png best_report.png skeletons.png)
 
@@ -30,7 +30,7 @@ lint: .venv/testing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The README's pictures; those of data are the demo's.
+# The pictures of README.md and docs/. Those of data and results show the demo.
 figures: demo
 	$(RUN) plot.py skeletons demo/xview --out github/skeletons.png
 	$(RUN) plot.py curves $(DEMO_RUN) --out github/curves.png
@@ -38,14 +38,12 @@ figures: demo
 	cp $(DEMO_RUN)/best_report.png github/report.png
 	$(RUN) predict.py demo/xview --checkpoint $(DEMO_RUN)/best.pt --animate github/animation.gif --clip \
 		S002C001P003R001A023 S002C001P005R001A059 S002C001P002R001A024
-	$(RUN) plot.py orders --out github/joint_orders.png
-	$(RUN) plot.py architecture --out github/architecture.png
-	$(RUN) plot.py bodies --out github/bodies.png
-	$(RUN) plot.py fractions results/fractions/nw-full.json results/fractions/nw-live.json \
-		--out github/fractions.png
+	$(RUN) docs/diagrams.py
+	$(RUN) plot.py early_recognition results/early_recognition/nw-full.json \
+		results/early_recognition/nw-live.json --out github/early_recognition.png
 	$(RUN) benchmarks/tables.py
 
-# Each is made again when its list of requirements changes.
+# Each environment is made again when its list of requirements changes.
 .venv/running: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install -q -r requirements.txt

@@ -1,24 +1,24 @@
-"""Synthetic skeletons in the raw format of NTU RGB+D: what the demo and the tests run on.
+"""Make synthetic skeletons in the raw format of NTU RGB+D; the demo and the tests run on them.
 
     python synthesize.py --out demo/raw
 
-A body is a Kinect v2 skeleton whose bones turn about their joints. An action is a short list of key
-poses; a subject has a size, proportions, a tempo, an amplitude, a better hand and a posture; a take
-adds sway and timing. Three cameras 45 degrees apart see each take, each with its own noise, lost
-frames, changed body IDs and ghost bodies. The actions bear NTU's numbers and names, but nothing
-here is a measurement: accuracy on this data says that the pipeline works, not how well it does on
-people.
+A body is a Kinect v2 skeleton whose bones rotate about their joints. An action is a short list of
+key poses. A subject has a body size, proportions, a tempo, an amplitude, a dominant hand and a
+posture. Each take adds sway and timing. Three cameras 45 degrees apart record each take, each with its
+own noise, lost frames, changed body IDs and spurious bodies. The actions have NTU's numbers and names,
+but nothing here was measured: accuracy on this data says that the pipeline works, not how well it
+works on people.
 
-Axes as a Kinect's: x to the camera's left (its pictures are mirror images), y up, z away from the
-camera, in metres. A body at rest faces the camera, so its left hand has the smaller x.
+Axes as a Kinect's, in metres: x to the camera's left (its pictures are mirror images), y up, z away
+from the camera. A body at rest faces the camera, so its left hand has the smaller x.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from skeletons.layout import KINECT_V2
@@ -37,23 +37,28 @@ REST = {
     "foot": (0, -0.05, -0.13),
 }  # fmt: skip
 
-# What a pose may turn: the bone that ends at a joint. "R" is the better hand's side.
+# Bones that a pose rotates -> the joint at their end. "R" is the side of the dominant hand.
 BONES = {
     "arm": "elbow", "forearm": "wrist", "hand": "hand",
     "thigh": "knee", "shin": "ankle", "spine": "spine shoulder", "head": "head",
 }  # fmt: skip
-CHANNELS = (*(f"{side} {bone}" for bone in ("arm", "forearm", "hand", "thigh", "shin")
+CONTROLS = (*(f"{side} {bone}" for bone in ("arm", "forearm", "hand", "thigh", "shin")
               for side in "RL"), "spine", "head", "body", "move")  # fmt: skip
-# Each channel is three numbers, degrees: forward (a raised arm, a lifted thigh), out (to the bone's
-# own side), turn (inwards). "body" turns the whole body; "move" displaces it: right, up, ahead (m).
+# Each control is three numbers: degrees forward (a raised arm, a lifted thigh), outward (to the bone's
+# own side) and of rotation (inward). "body" rotates the whole body; "move" displaces it to the right,
+# up and ahead, in metres.
+
+Pose = dict[str, tuple[float, ...]]  # control -> its first numbers; what is missing is zero
+Body = tuple[np.ndarray, np.ndarray]  # joints (T, V, 3), rotations of their bones (T, V, 3, 3)
 
 
-def both(**bones):
+def both(**bones: tuple[float, ...]) -> Pose:
     """The same pose on both sides."""
     return {f"{side} {bone}": angles for bone, angles in bones.items() for side in "RL"}
 
 
-def right(**bones):
+def right(**bones: tuple[float, ...]) -> Pose:
+    """A pose of the dominant side."""
     return {f"R {bone}": angles for bone, angles in bones.items()}
 
 
@@ -84,27 +89,27 @@ STRIDE_R = {"R thigh": (28,), "L thigh": (-22,), "L shin": (-25,), "L arm": (20,
 STRIDE_L = {"L thigh": (28,), "R thigh": (-22,), "R shin": (-25,), "R arm": (20,), "L arm": (-15,)}
 
 
-def stride(pose, ahead):
+def stride(pose: Pose, ahead: float) -> Pose:
     return pose | {"move": (0, 0, ahead)}
 
 
-def walk(start, end):
+def walk(start: float, end: float) -> tuple[Pose, ...]:
     """Four steps from `start` to `end`, metres ahead."""
-    ways = np.linspace(start, end, 6)
+    positions = np.linspace(start, end, 6)
     poses = (STAND, STRIDE_R, STRIDE_L, STRIDE_R, STRIDE_L, STAND)
-    return [stride(pose, way) for pose, way in zip(poses, ways, strict=True)]
+    return tuple(stride(pose, ahead) for pose, ahead in zip(poses, positions, strict=True))
 
 
 @dataclass(frozen=True)
 class Action:
-    """Key poses at even times; `cycle` is repeated between them. `partner`: the poses of a second
-    person, who stands `apart` metres away, face to face."""
+    """Key poses at about equal intervals; `cycle` is repeated between the first and the second.
+    `partner` has the poses of a second person, who stands `distance` metres away, face to face."""
 
-    poses: tuple
-    cycle: tuple = ()
+    poses: tuple[Pose, ...]
+    cycle: tuple[Pose, ...] = ()
     seconds: float = 1.6
-    partner: tuple = ()
-    apart: float = 0.9
+    partner: tuple[Pose, ...] = ()
+    distance: float = 0.9
 
 
 ACTIONS = {
@@ -126,29 +131,31 @@ ACTIONS = {
     50: Action((STAND, PUNCH_BACK, PUNCH, STAND), seconds=1.2,
                partner=(STAND, STAND, RECOIL, STAND)),
     58: Action((STAND, STAND), (SHAKE_LOW, SHAKE_HIGH), partner=(STAND, STAND)),
-    59: Action(tuple(walk(0, 0.8)), partner=tuple(walk(0, 0.8)), apart=2.4),
-    60: Action(tuple(walk(0, -0.8)), partner=tuple(walk(0, -0.8)), apart=0.8),
+    59: Action(walk(0, 0.8), partner=walk(0, 0.8), distance=2.4),
+    60: Action(walk(0, -0.8), partner=walk(0, -0.8), distance=0.8),
 }  # fmt: skip
 
 
 # --- Motion -----------------------------------------------------------------------------------------
 
 
-def pose_vector(pose):
-    """A pose -> (channels, 3)."""
-    rows = [tuple(pose.get(channel, ())) for channel in CHANNELS]
+def pose_vector(pose: Pose) -> np.ndarray:
+    """A pose as an array (controls, 3)."""
+    rows = [tuple(pose.get(control, ())) for control in CONTROLS]
     return np.array([row + (0,) * (3 - len(row)) for row in rows], float)
 
 
-def smooth_noise(rng, frames, size, period):
-    """Slow random wandering of unit size: (frames, *size), a new direction about each `period`
+def smooth_noise(
+    rng: np.random.Generator, frames: int, size: tuple[int, ...], period: int
+) -> np.ndarray:
+    """Slow random drift of unit size, (frames, *size), which changes direction about every `period`
     frames."""
-    knots = rng.normal(size=(2 + frames // period, *size))
-    return interpolate(knots, np.linspace(0, len(knots) - 1, frames))
+    keys = rng.normal(size=(2 + frames // period, *size))
+    return interpolate(keys, np.linspace(0, len(keys) - 1, frames))
 
 
-def interpolate(keys, positions):
-    """Read rows of `keys` at fractional positions, with speed zero at every key."""
+def interpolate(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Rows of `keys` at fractional positions; the speed is zero at every key."""
     lower = np.minimum(positions.astype(int), len(keys) - 2)
     ease = (1 - np.cos(np.pi * (positions - lower))) / 2
     return keys[lower] + ease.reshape(-1, *(1,) * (keys.ndim - 1)) * (keys[lower + 1] - keys[lower])
@@ -156,22 +163,23 @@ def interpolate(keys, positions):
 
 @dataclass
 class Subject:
-    """A person: drawn from the subject's number alone, the same in every take."""
+    """A person. All properties are drawn from the subject's number, so they are the same in every
+    take."""
 
     number: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rng = np.random.default_rng((self.number, 7))
         self.size = rng.uniform(0.85, 1.12)
         self.proportions = {name: rng.normal(1, 0.05) for name in REST}
         self.tempo = rng.uniform(0.75, 1.3)
         self.amplitude = rng.uniform(0.7, 1.15)
         self.left_handed = rng.random() < 0.25
-        self.posture = rng.normal(0, 5, (len(CHANNELS), 3))
-        self.posture[CHANNELS.index("body") :] = 0
+        self.posture = rng.normal(0, 5, (len(CONTROLS), 3))
+        self.posture[CONTROLS.index("body") :] = 0
 
-    def offsets(self):
-        """Bones (V, 3) of this body at rest, from each joint's parent."""
+    def offsets(self) -> np.ndarray:
+        """Offsets (V, 3) of the joints from their parents, for this body at rest."""
         rows = []
         for joint in KINECT_V2.joints:
             side, _, name = joint.partition(" ")
@@ -181,8 +189,10 @@ class Subject:
             rows.append(bone * (mirror or 1, 1, 1) * self.size)
         return np.array(rows)
 
-    def perform(self, poses, cycle, seconds, rng):
-        """Angles and displacements (frames, channels, 3) of one take."""
+    def perform(
+        self, poses: Sequence[Pose], cycle: Sequence[Pose], seconds: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The controls (frames, controls, 3) over one take."""
         keys = list(poses)
         if cycle:
             repeats = int(rng.integers(2, 5))
@@ -197,68 +207,77 @@ class Subject:
         clock = np.linspace(-hold_before, 1 + hold_after, frames).clip(0, 1)
         motion = interpolate(keys, np.interp(clock, times, np.arange(len(keys))))
         sway = smooth_noise(rng, frames, motion.shape[1:], 12) * 4
-        sway[:, CHANNELS.index("move")] *= 0.003
+        sway[:, CONTROLS.index("move")] *= 0.003
         motion = motion + sway
         motion[:, :-1] += self.posture[:-1]
         if self.left_handed:
-            swap = [CHANNELS.index({"R": "L", "L": "R"}.get(c[0], c[0]) + c[1:]) for c in CHANNELS]
+            swap = [CONTROLS.index({"R": "L", "L": "R"}.get(c[0], c[0]) + c[1:]) for c in CONTROLS]
             motion = motion[:, swap]
         return motion
 
 
-def move_body(offsets, motion, facing, place):
-    """Forward kinematics.
+def forward_kinematics(
+    offsets: np.ndarray, motion: np.ndarray, facing: float, position: np.ndarray
+) -> Body:
+    """Joints and bone rotations, in the axes of the room, from the controls.
 
-    offsets (V, 3), motion (T, channels, 3), facing: degrees about y (0: towards camera 1), place (3,)
-    on the floor -> joints (T, V, 3), rotations (T, V, 3, 3) of the bones, in the room.
+    offsets   (V, 3) of the joints from their parents
+    motion    (T, controls, 3)
+    facing    degrees about y; 0: towards camera 1
+    position  (3,) on the floor
     """
+    from scipy.spatial.transform import Rotation
+
     frames = len(motion)
-    channel = {name: motion[:, i] for i, name in enumerate(CHANNELS)}
-    turns = {}  # joint -> local rotation (T, 3, 3) of the bone that ends there
+    control = {name: motion[:, i] for i, name in enumerate(CONTROLS)}
+    local = {}  # joint -> rotation (T, 3, 3) of the bone that ends there, relative to its parent
     for side, sign, word in (("R ", 1, "right "), ("L ", -1, "left "), ("", 1, "")):
         for bone, joint in BONES.items():
-            if side + bone in channel:
-                forward, out, turn = (channel[side + bone] * (1, sign, sign)).T
+            if side + bone in control:
+                forward, outward, inward = (control[side + bone] * (1, sign, sign)).T
                 forward = -forward if bone in ("spine", "head") else forward
-                angles = np.stack((turn, forward, out), 1)
-                turns[KINECT_V2.joint(word + joint)] = Rotation.from_euler(
-                    "YXZ", angles, degrees=True
-                ).as_matrix()
+                angles = np.stack((inward, forward, outward), 1)
+                rotation = Rotation.from_euler("YXZ", angles, degrees=True)
+                local[KINECT_V2.joint(word + joint)] = rotation.as_matrix()
 
-    whole = Rotation.from_euler("y", facing + channel["body"][:, 2:], degrees=True).as_matrix()
     joints = np.zeros((frames, len(offsets), 3))
     rotations = np.zeros((frames, len(offsets), 3, 3))
-    rotations[:, KINECT_V2.root] = whole
+    whole_body = Rotation.from_euler("y", facing + control["body"][:, 2:], degrees=True)
+    rotations[:, KINECT_V2.root] = whole_body.as_matrix()
     for joint, _ in sorted(KINECT_V2.bones, key=lambda bone: KINECT_V2.depth(bone[0])):
         parent = KINECT_V2.parents[joint]
-        turn = rotations[:, parent]
-        rotations[:, joint] = turn @ turns[joint] if joint in turns else turn
+        rotation = rotations[:, parent]
+        rotations[:, joint] = rotation @ local[joint] if joint in local else rotation
         joints[:, joint] = joints[:, parent] + rotations[:, joint] @ offsets[joint]
-    # The lowest joint stands on the floor, unless the body has leapt.
+    # The lowest joint is on the floor, except in a leap.
     joints[..., 1] -= joints[..., 1].min(axis=1, keepdims=True)
-    sideways, up, ahead = channel["move"].T
+    sideways, up, ahead = control["move"].T
     shift = np.stack((sideways, up.clip(0), -ahead), 1)
     shift = (Rotation.from_euler("y", facing, degrees=True).as_matrix() @ shift.T).T
-    return joints + (shift + place)[:, None], rotations
+    return joints + (shift + position)[:, None], rotations
 
 
-def perform(action, subjects, replication, rng):
-    """One take -> a list of bodies, each (joints (T, V, 3), rotations (T, V, 3, 3)), in the room."""
+def perform(
+    action: Action, subjects: Sequence[Subject], replication: int, rng: np.random.Generator
+) -> list[Body]:
+    """The bodies of one take, in the axes of the room; of the two subjects only the first is used if
+    the action needs no partner."""
+    from scipy.spatial.transform import Rotation
+
     facing = (22.5 if replication % 2 else -22.5) + rng.normal(0, 8)
-    place = np.array((rng.normal(0, 0.15), 0, rng.normal(0, 0.15)))
+    centre = np.array((rng.normal(0, 0.15), 0, rng.normal(0, 0.15)))
     if not action.partner:
         motion = subjects[0].perform(action.poses, action.cycle, action.seconds, rng)
-        return [move_body(subjects[0].offsets(), motion, facing, place)]
+        return [forward_kinematics(subjects[0].offsets(), motion, facing, centre)]
     bodies = []
     state = rng.bit_generator.state
     for subject, poses, side in zip(subjects, (action.poses, action.partner), (1, -1), strict=True):
-        rng.bit_generator.state = state  # both keep the same time
-        cycle = action.cycle
-        motion = subject.perform(poses, cycle, action.seconds / subject.tempo, rng)
-        turn = facing + 90 * side
-        ahead = Rotation.from_euler("y", turn, degrees=True).apply((0, 0, -1))
-        at = place - ahead * action.apart / 2 * rng.uniform(0.9, 1.1)
-        bodies.append(move_body(subject.offsets(), motion, turn, at))
+        rng.bit_generator.state = state  # the same timing for both
+        motion = subject.perform(poses, action.cycle, action.seconds / subject.tempo, rng)
+        turned = facing + 90 * side
+        ahead = Rotation.from_euler("y", turned, degrees=True).apply((0, 0, -1))
+        position = centre - ahead * action.distance / 2 * rng.uniform(0.9, 1.1)
+        bodies.append(forward_kinematics(subject.offsets(), motion, turned, position))
     frames = min(len(joints) for joints, _ in bodies)
     return [(joints[:frames], rotations[:frames]) for joints, rotations in bodies]
 
@@ -269,10 +288,15 @@ EXTREMITIES = [j for j, name in enumerate(KINECT_V2.joints)
                if name.split(" ", 1)[-1] in ("hand", "hand tip", "thumb", "foot", "ankle")]  # fmt: skip
 LEAVES = [j for j in range(len(KINECT_V2.joints)) if j not in KINECT_V2.parents]
 
+# What the sensor reports: per frame a list of (body ID, joints (V, 3), rotations (V, 3, 3), states).
+Recording = list[list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]]
 
-def see(body, angle, height, distance):
-    """A body in the room -> the same in the axes of a camera `angle` degrees round the subjects,
-    `height` metres above the floor, `distance` metres away, looking at breast height."""
+
+def to_camera(body: Body, angle: float, height: float, distance: float) -> Body:
+    """A body in the axes of a camera that stands `angle` degrees around the subjects, `height` metres
+    above the floor and `distance` metres away, and points at a height of 1 m."""
+    from scipy.spatial.transform import Rotation
+
     joints, rotations = body
     tilt = np.degrees(np.arctan2(height - 1.0, distance))
     camera = Rotation.from_euler("xy", (0, angle), degrees=True)
@@ -282,54 +306,57 @@ def see(body, angle, height, distance):
     return centred @ matrix.T + (0, 0, np.hypot(distance, height - 1.0)), matrix @ rotations
 
 
-def add_noise(joints, rng):
-    """Sensor noise; joints hidden by the body are guessed -> joints (T, V, 3), states (T, V)."""
+def add_noise(joints: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy joints (T, V, 3) and their tracking states (T, V): 2 tracked, 1 hidden by the body. The
+    sensor guesses hidden joints, so they drift."""
     frames, count, _ = joints.shape
     sigma = np.full(count, 0.008)
     sigma[EXTREMITIES] = 0.02
     depth = joints[..., 2] - joints[:, :1, 2]
     hidden = smooth_noise(rng, frames, (count,), 10) + 8 * depth > 2.2
-    wander = smooth_noise(rng, frames, (count, 3), 5) * 0.09
+    drift = smooth_noise(rng, frames, (count, 3), 5) * 0.09
     noise = rng.normal(size=joints.shape) * sigma[:, None]
-    return joints + noise + wander * hidden[..., None], np.where(hidden, 1, 2)
+    return joints + noise + drift * hidden[..., None], np.where(hidden, 1, 2)
 
 
-def record(bodies, rng):
-    """What the sensor reports: a list over frames of lists of (body ID, joints, rotations, states).
-
-    Frames are lost; a body vanishes and returns under another ID; bodies swap places in the list;
-    furniture shows up as a ghost.
-    """
+def simulate_sensor(bodies: Sequence[Body], rng: np.random.Generator) -> Recording:
+    """What a Kinect reports of these bodies, with its faults: frames are lost, a body vanishes and
+    comes back under another ID, the order of the bodies changes, and spurious bodies appear."""
     frames = len(bodies[0][0])
     next_id = 72057594037930000 + int(rng.integers(0, 9000))
-    listing = [[] for _ in range(frames)]
+    recording: Recording = [[] for _ in range(frames)]
     for joints, rotations in bodies:
         noisy, states = add_noise(joints, rng)
         next_id += int(rng.integers(1, 9))
-        gone = range(0)
+        lost = range(0)
         if rng.random() < 0.2 and frames > 24:
             start = int(rng.integers(8, frames - 12))
-            gone = range(start, start + int(rng.integers(2, 8)))
+            lost = range(start, start + int(rng.integers(2, 8)))
         for t in range(frames):
-            if t in gone:
-                next_id += t == gone[0]  # the number it will return under
+            if t in lost:
+                next_id += t == lost[0]  # the ID of the body when it comes back
                 continue
-            listing[t].append((next_id, noisy[t], rotations[t], states[t]))
+            recording[t].append((next_id, noisy[t], rotations[t], states[t]))
     if len(bodies) > 1 and rng.random() < 0.3:
-        for shown in listing[int(rng.integers(0, frames)) :]:
-            shown.reverse()
-    if rng.random() < 0.15:  # a ghost: short, or wide and still
-        joints, rotations = bodies[0]
-        brief = rng.random() < 0.5
-        start = int(rng.integers(0, frames))
-        shape = joints[start] if brief else joints[start] * (2.5, 0.4, 1)
-        shape = shape + (rng.choice((-1.2, 1.2)), 0, 0.6)
-        for shown in listing[start : start + 8] if brief else listing:
-            ghost = shape + rng.normal(0, 0.02, shape.shape)
-            shown.append((next_id + 10, ghost, rotations[start], np.ones(len(shape))))
+        for reported in recording[int(rng.integers(0, frames)) :]:
+            reported.reverse()
+    if rng.random() < 0.15:
+        add_spurious_body(recording, bodies[0], next_id + 10, rng)
     for t in np.flatnonzero(rng.random(frames) < 0.02):
-        listing[t] = []
-    return listing if any(listing) else record(bodies, rng)
+        recording[t] = []
+    return recording if any(recording) else simulate_sensor(bodies, rng)
+
+
+def add_spurious_body(recording: Recording, body: Body, body_id: int, rng: np.random.Generator) -> None:
+    """Add a reflection (a body for a moment) or a piece of furniture (wide and still)."""
+    joints, rotations = body
+    brief = rng.random() < 0.5
+    start = int(rng.integers(0, len(recording)))
+    shape = joints[start] if brief else joints[start] * (2.5, 0.4, 1)
+    shape = shape + (rng.choice((-1.2, 1.2)), 0, 0.6)
+    for reported in recording[start : start + 8] if brief else recording:
+        noisy = shape + rng.normal(0, 0.02, shape.shape)
+        reported.append((body_id, noisy, rotations[start], np.ones(len(shape))))
 
 
 # --- The file ---------------------------------------------------------------------------------------
@@ -338,16 +365,16 @@ JOINT_LINE = " ".join(["%.7G"] * 11) + " %d\r\n"
 BODY_BLOCK = "25\r\n" + JOINT_LINE * 25
 
 
-def write_skeleton(path, listing):
-    """Write what a sensor reported as a raw NTU file (the format: convert_data.parse_skeleton)."""
-    lines = [f"{len(listing)}\r\n"]
-    flat = [body for shown in listing for body in shown]
-    if flat:
-        table = joint_table(*(np.array(column) for column in list(zip(*flat, strict=True))[1:]))
+def write_skeleton(path: str | Path, recording: Recording) -> None:
+    """Write what a sensor reported as a raw NTU file (skeletons/ntu.py explains the format)."""
+    lines = [f"{len(recording)}\r\n"]
+    bodies = [body for reported in recording for body in reported]
+    if bodies:
+        table = joint_table(*(np.array(column) for column in list(zip(*bodies, strict=True))[1:]))
     row = 0
-    for shown in listing:
-        lines.append(f"{len(shown)}\r\n")
-        for body_id, joints, _, _ in shown:
+    for reported in recording:
+        lines.append(f"{len(reported)}\r\n")
+        for body_id, joints, _, _ in reported:
             lean = joints[20] - joints[0]
             lines.append(f"{body_id} 0 1 1 1 1 0 {lean[0]:.7G} {lean[2]:.7G} 2\r\n")
             lines.append(BODY_BLOCK % tuple(table[row]))
@@ -355,32 +382,44 @@ def write_skeleton(path, listing):
     Path(path).write_bytes("".join(lines).encode("ascii"))
 
 
-def joint_table(joints, rotations, states):
-    """(B, V, 3), (B, V, 3, 3), (B, V) -> (B, V * 12): x y z, depth and colour pixel, orientation
-    w x y z (zero at the leaves, as the sensor gives it), state."""
+def joint_table(joints: np.ndarray, rotations: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """The 12 fields of each joint, (B, V * 12): x y z, its pixel in the depth and the colour picture,
+    orientation w x y z (zero for joints without a child, as the sensor gives it), tracking state.
+
+    joints (B, V, 3), rotations (B, V, 3, 3), states (B, V) of B bodies.
+    """
+    from scipy.spatial.transform import Rotation
+
     x, y, z = np.moveaxis(joints, -1, 0)
     z = z.clip(0.3)
     depth = 366 * x / z + 256, 212 - 366 * y / z
     colour = 1064 * (x + 0.052) / z + 960, 540 - 1064 * y / z
-    turn = Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_quat().reshape(*x.shape, 4)
-    turn[:, LEAVES] = 0
-    w = turn[..., 3:]
+    quaternion = Rotation.from_matrix(rotations.reshape(-1, 3, 3)).as_quat().reshape(*x.shape, 4)
+    quaternion[:, LEAVES] = 0
     pixels = np.stack((*depth, *colour), -1)
-    table = np.concatenate((joints, pixels, w, turn[..., :3], states[..., None]), -1)
-    return table.reshape(len(joints), -1)
+    fields = (joints, pixels, quaternion[..., 3:], quaternion[..., :3], states[..., None])
+    return np.concatenate(fields, -1).reshape(len(joints), -1)
 
 
-def synthesize(out, actions=tuple(ACTIONS), subjects=8, replications=2, seed=0):
-    """Write actions x subjects x replications x 3 cameras files into the folder `out`.
+def synthesize(
+    out: str | Path,
+    actions: Sequence[int] = tuple(ACTIONS),
+    subjects: int = 8,
+    replications: int = 2,
+    seed: int = 0,
+) -> int:
+    """Write actions x subjects x replications x 3 cameras files into the folder `out` -> their number.
 
-    Performers are numbered from 1, so both parts of NTU's cross-subject split occur. The same
-    arguments give the same bytes. Returns the number of files. Raises FileExistsError when the
-    folder holds .skeleton files already, which would be mixed with the new ones.
+    Subjects are numbered from 1, so both splits of NTU's cross-subject benchmark occur. The same
+    arguments give the same bytes. Raises FileExistsError when the folder already holds .skeleton files,
+    which would be mixed with the new ones.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.glob("*.skeleton")):
-        raise FileExistsError(f"{out} holds .skeleton files: remove them or choose another --out")
+        raise FileExistsError(
+            f"{out} already holds .skeleton files\nremove them or choose another --out"
+        )
     people = {number: Subject(number) for number in range(1, subjects + 1)}
     takes = [(a, p, r) for a in actions for p in people for r in range(1, replications + 1)]
     for action, number, replication in tqdm(takes, "synthesize", unit=" takes", disable=None):
@@ -389,25 +428,29 @@ def synthesize(out, actions=tuple(ACTIONS), subjects=8, replications=2, seed=0):
         bodies = perform(ACTIONS[action], pair, replication, rng)
         for camera, angle in CAMERA_ANGLES.items():
             height, distance = rng.uniform(0.9, 1.6), rng.uniform(2.6, 3.6)
-            seen = [see(body, angle, height, distance) for body in bodies]
+            visible = [to_camera(body, angle, height, distance) for body in bodies]
             name = f"S{SETUP:03}C{camera:03}P{number:03}R{replication:03}A{action:03}.skeleton"
-            write_skeleton(out / name, record(seen, rng))
+            write_skeleton(out / name, simulate_sensor(visible, rng))
     return 3 * len(takes)
 
 
-def main():
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", default="demo/raw", help="folder for the .skeleton files")
-    parser.add_argument("--actions", type=int, nargs="+", default=list(ACTIONS), help="NTU numbers")
-    parser.add_argument("--subjects", type=int, default=8)
-    parser.add_argument("--replications", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    unknown = set(arguments.actions) - set(ACTIONS)
-    if unknown:
-        raise SystemExit(f"synthesize.py: no actions {sorted(unknown)}: there are {list(ACTIONS)}")
+    parser.add_argument("--out", default="demo/raw", help="output folder (default: %(default)s)")
+    parser.add_argument("--actions", type=int, nargs="+", default=list(ACTIONS), metavar="NUMBER",
+                        help=f"NTU's numbers (default: {' '.join(map(str, ACTIONS))})")  # fmt: skip
+    parser.add_argument("--subjects", type=int, default=8, help="people (default: %(default)s)")
+    parser.add_argument("--replications", type=int, default=2,
+                        help="takes of each action by each subject (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.actions) - set(ACTIONS):
+        parser.error(f"no action {', '.join(map(str, sorted(unknown)))}: choose from {list(ACTIONS)}")
+    for option in ("subjects", "replications"):
+        if getattr(arguments, option) < 1:
+            parser.error(f"--{option} must be at least 1")
     try:
         count = synthesize(**vars(arguments))
     except OSError as error:

@@ -1,21 +1,20 @@
-"""How fast and in how much memory `convert_data.py` converts NTU RGB+D, beside the usual way.
+"""How fast convert_data.py converts NTU RGB+D, and in how much memory, compared with a baseline.
 
     python benchmarks/convert.py                      # minutes; some 20 GB of disk below --folder
     python benchmarks/convert.py --distinct 456 --clips 5000 --baseline 300   # a quick look
 
-The data set has the size of NTU-60: 56,880 names, of which --distinct are synthetic clips really
-written to disk, each played twice so that they are as long as NTU's (250 kB); the other names are
-hard links to them. In one run, on the same files:
+The data set has the size of NTU-60: 56,880 names. --distinct of them are synthetic clips that are
+written to disk, each repeated once so that they are as long as NTU's (250 kB); the other names are hard
+links to these. All in one run, on the same files:
 
-    usual    a line-by-line parser with a dictionary for each joint, run once for each benchmark, into
-             padded arrays of 300 frames and two bodies: what public converters do. Measured on a sample
-             of --baseline clips, because all of them would take half an hour
-    ours     `python convert_data.py`, the whole command with its start, on the same sample and on
-             everything
-    floor    reading the bytes of all files, by one process
+    baseline    a line-by-line parser with a dictionary for each joint, run once for each benchmark, and
+                padded arrays of 300 frames and two bodies, as in public converters. Measured on a
+                sample of --baseline clips, because all of them would take half an hour
+    proposed    `python convert_data.py`, the whole command, on the same sample and on all clips
+    read_only   reading the bytes of all files, in one process
 
-Writes results/convert.json. The operating system's cache of files is as the run finds it; `floor` is
-measured first, so the files that fit are in memory afterwards, for all three alike.
+Writes results/convert.json. Reading comes first, so files that fit are then in the operating system's
+cache, for all three alike.
 """
 
 import argparse
@@ -29,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from skeletons import ntu  # noqa: E402
 from skeletons.clip import Clip  # noqa: E402
 from skeletons.datasets import DATASETS  # noqa: E402
 
-# --- The usual way ------------------------------------------------------------------------------------
+# --- The baseline -------------------------------------------------------------------------------------
 
 JOINT_KEYS = ("x", "y", "z", "depthX", "depthY", "colorX", "colorY", "orientationW",
               "orientationX", "orientationY", "orientationZ", "trackingState")  # fmt: skip
@@ -50,7 +50,7 @@ INFO_KEYS = ("bodyID", "clipedEdges", "handLeftConfidence", "handLeftState", "ha
              "handRightState", "isRestricted", "leanX", "leanY", "trackingState")  # fmt: skip
 
 
-def baseline_parse(path):
+def baseline_parse(path: Path) -> dict:
     """A dictionary for each frame, body and joint."""
     sequence = {"frames": []}
     with open(path) as file:
@@ -68,7 +68,7 @@ def baseline_parse(path):
     return sequence
 
 
-def usual_array(path, bodies=4, keep=2):
+def baseline_array(path: Path, bodies: int = 4, keep: int = 2) -> np.ndarray:
     """(3, T, 25, 2): a loop over frames, bodies and joints, then the two most varying bodies."""
     sequence = baseline_parse(path)
     data = np.zeros((bodies, sequence["count"], 25, 3))
@@ -77,43 +77,43 @@ def usual_array(path, bodies=4, keep=2):
             for v, joint in enumerate(body["joints"]):
                 data[m, t, v, :] = [joint["x"], joint["y"], joint["z"]]
 
-    def energy(body):
-        seen = body[body.sum((1, 2)) != 0]
-        return sum(seen[:, :, c].std() for c in range(3)) if len(seen) else 0
+    def energy(body: np.ndarray) -> float:
+        frames = body[body.sum((1, 2)) != 0]
+        return sum(frames[:, :, c].std() for c in range(3)) if len(frames) else 0
 
     order = np.argsort([energy(body) for body in data])[::-1][:keep]
     return data[order].transpose(3, 1, 2, 0)
 
 
-def usual_convert(files, out):
-    """Both benchmarks one after the other, a parse of every file for each."""
+def baseline_convert(files: list[Path], out: Path) -> None:
+    """Both benchmarks one after the other; every file is parsed for each of them."""
     dataset = DATASETS["ntu"]
     for benchmark, in_training in dataset.benchmarks.items():
         (out / benchmark).mkdir(parents=True)
         clips = {"train": [], "val": []}
         for file in files:
-            label, subject, camera = dataset.identify(file.stem)
+            label, subject, camera = dataset.parse_name(file.stem)
             clip = Clip(file.stem, label, None, subject, camera)
             clips["train" if in_training(clip) else "val"].append((file, label))
-        for part, listed in clips.items():
+        for split, listed in clips.items():
             data = np.zeros((len(listed), 3, 300, 25, 2), np.float32)
             for row, (file, _) in zip(data, listed, strict=True):
-                array = usual_array(file)
+                array = baseline_array(file)
                 row[:, : array.shape[1]] = array
-            np.save(out / benchmark / f"{part}_data.npy", data)
-            with open(out / benchmark / f"{part}_label.pkl", "wb") as file:
+            np.save(out / benchmark / f"{split}_data.npy", data)
+            with open(out / benchmark / f"{split}_label.pkl", "wb") as file:
                 pickle.dump(([f.name for f, _ in listed], [label for _, label in listed]), file)
 
 
 # --- Measuring ----------------------------------------------------------------------------------------
 
 
-def make_files(folder, distinct, clips):
-    """`clips` names of NTU-60, hard links to `distinct` synthetic clips -> list of paths."""
+def make_files(folder: Path, distinct: int, clips: int) -> tuple[list[Path], int]:
+    """`clips` names of NTU-60, hard links to `distinct` synthetic clips -> (paths, distinct clips)."""
     source, raw = folder / "distinct", folder / "raw"
     raw.mkdir(parents=True)
-    per_performer = 3 * len(synthesize.ACTIONS)
-    synthesize.synthesize(source, subjects=max(1, round(distinct / per_performer)), replications=1)
+    per_subject = 3 * len(synthesize.ACTIONS)
+    synthesize.synthesize(source, subjects=max(1, round(distinct / per_subject)), replications=1)
     originals = sorted(source.iterdir())
     for path in originals:
         path.write_bytes(twice(path.read_bytes()))
@@ -132,21 +132,21 @@ def make_files(folder, distinct, clips):
     return files, len(originals)
 
 
-def twice(content):
+def twice(content: bytes) -> bytes:
     """The content of a raw file with its frames repeated."""
     count, frames = content.split(b"\r\n", 1)
     return b"%d\r\n" % (2 * int(count)) + 2 * frames
 
 
-def run_ours(data_path, out, jobs):
-    """The command, as a child -> (seconds, peak memory of all its processes together in MiB).
+def run_command(data_path: Path, out: Path, jobs: int) -> tuple[float, float]:
+    """convert_data.py as a command -> (seconds, peak memory of all its processes together in MiB).
 
-    The memory is the sum of what each process has for itself plus shared pages counted once for each
-    (RSS), sampled ten times a second: an upper bound.
+    The memory is the sum of the resident set sizes, sampled ten times a second. Shared pages count once
+    for each process, so it is an upper bound.
     """
     command = [sys.executable, ROOT / "convert_data.py", "--data_path", data_path, "--out_folder", out,
                "--ignored_sample_path", os.devnull, "--jobs", str(jobs)]  # fmt: skip
-    began = time.perf_counter()
+    started = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
     while child.poll() is None:
@@ -154,11 +154,11 @@ def run_ours(data_path, out, jobs):
         time.sleep(0.1)
     if child.returncode:
         raise SystemExit(f"convert_data.py failed with {child.returncode}")
-    return time.perf_counter() - began, peak
+    return time.perf_counter() - started, peak
 
 
-def memory(pid):
-    """RSS in MiB of a process and its children (Linux)."""
+def memory(pid: int) -> float:
+    """Resident set size in MiB of a process and its children (Linux)."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -167,20 +167,21 @@ def memory(pid):
     return pages * resource.getpagesize() / 2**20 + sum(map(memory, children))
 
 
-def timed(function, *arguments):
-    began = time.perf_counter()
+def timed(function: Callable, *arguments: object) -> float:
+    """Seconds of a call."""
+    started = time.perf_counter()
     function(*arguments)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def read_all(files):
+def read_all(files: list[Path]) -> None:
     for file in files:
         with open(file, "rb") as opened:
             opened.read()
 
 
-def parse_times(files, repeats=200):
-    """Parsing a 90-frame clip with one body: medians in ms of ours and of the usual parser."""
+def parse_times(files: list[Path], repeats: int = 200) -> dict[str, float]:
+    """Parsing a clip of 90 frames with one body: medians in ms."""
     for file in files:
         content = file.read_bytes()
         frames = int(content.split(maxsplit=1)[0])
@@ -189,26 +190,31 @@ def parse_times(files, repeats=200):
     content = b"\r\n".join([b"90", *content.split(b"\r\n")[1 : 1 + 90 * 28], b""])
     path = file.parent.parent / "90.skeleton"
     path.write_bytes(content)
-    ours = [timed(ntu.parse_skeleton, content) for _ in range(repeats)]
-    whole = [timed(ntu.parse_ntu, content, "follow") for _ in range(repeats)]
-    usual = [timed(baseline_parse, path) for _ in range(repeats // 10)]
+    proposed = [timed(ntu.parse_skeleton, content) for _ in range(repeats)]
+    tracked = [timed(ntu.parse_ntu, content, "track") for _ in range(repeats)]
+    baseline = [timed(baseline_parse, path) for _ in range(repeats // 10)]
     return {"bytes": len(content)} | {
         name: round(1e3 * statistics.median(times), 3)
-        for name, times in (("parse_ms", ours), ("parse_and_bodies_ms", whole), ("usual_ms", usual))
+        for name, times in (
+            ("parse_ms", proposed),
+            ("parse_and_track_ms", tracked),
+            ("baseline_ms", baseline),
+        )
     }
 
 
-def main():
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/convert-benchmark"))
     parser.add_argument("--clips", type=int, default=56880)
-    parser.add_argument("--distinct", type=int, default=5700, help="clips really on the disk")
-    parser.add_argument("--baseline", type=int, default=1000, help="clips converted in the usual way")
+    parser.add_argument("--distinct", type=int, default=5700, help="clips written to disk")
+    parser.add_argument("--baseline", type=int, default=1000, help="clips converted by the baseline")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "convert.json")
+    arguments = parser.parse_args(argv)
     folder = arguments.folder
     if folder.exists():
         raise SystemExit(f"{folder} exists: remove it or choose another --folder")
@@ -222,15 +228,19 @@ def main():
 
         runs = []
         for i in range(arguments.repeats):
-            run = {"floor_s": timed(read_all, files), "floor_sample_s": timed(read_all, sample)}
-            run["usual_sample_s"] = timed(usual_convert, sample, folder / "usual")
-            run["ours_sample_s"], _ = run_ours(folder / "sample", folder / "ours", arguments.jobs)
-            run["ours_s"], run["memory_mib"] = run_ours(folder / "raw", folder / "ours", arguments.jobs)
-            run["ratio"] = (run["usual_sample_s"] / len(sample)) / (run["ours_s"] / len(files))
-            run["ratio_on_the_sample"] = run["usual_sample_s"] / run["ours_sample_s"]
-            output = sum(path.stat().st_size for path in (folder / "ours").rglob("*.npy"))
-            shutil.rmtree(folder / "usual")
-            shutil.rmtree(folder / "ours")
+            run = {"read_only_s": timed(read_all, files), "read_only_sample_s": timed(read_all, sample)}
+            run["baseline_sample_s"] = timed(baseline_convert, sample, folder / "baseline")
+            run["proposed_sample_s"], _ = run_command(
+                folder / "sample", folder / "proposed", arguments.jobs
+            )
+            run["proposed_s"], run["memory_mib"] = run_command(
+                folder / "raw", folder / "proposed", arguments.jobs
+            )
+            run["ratio"] = (run["baseline_sample_s"] / len(sample)) / (run["proposed_s"] / len(files))
+            run["ratio_on_the_sample"] = run["baseline_sample_s"] / run["proposed_sample_s"]
+            output = sum(path.stat().st_size for path in (folder / "proposed").rglob("*.npy"))
+            shutil.rmtree(folder / "baseline")
+            shutil.rmtree(folder / "proposed")
             runs.append({name: round(value, 2) for name, value in run.items()})
             print(f"run {i + 1}: {runs[-1]}", flush=True)
         record = {
@@ -239,14 +249,14 @@ def main():
                        f"Python {platform.python_version()}, numpy {np.__version__}",
             "clips": len(files), "distinct": distinct, "raw_bytes": size, "output_bytes": output,
             "baseline_clips": len(sample),
-            "extrapolated": "the usual way's time of all clips, from its time on the sample",
+            "extrapolated": "the baseline's time for all clips, from its time on the sample",
             "parse": parse_times(files),
             "median": {name: statistics.median(run[name] for run in runs) for name in runs[0]},
             "runs": runs,
         }  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    (ROOT / "results" / "convert.json").write_text(json.dumps(record, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps({key: record[key] for key in ("parse", "median")}, indent=1))
 
 

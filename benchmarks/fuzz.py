@@ -1,13 +1,13 @@
-"""Damaged raw files by the thousand: each must be converted with finite values or be reported.
+"""Corrupt raw files by the thousand: each must be converted to finite values, or be reported.
 
     python benchmarks/fuzz.py --files 20000        # about a minute; writes results/fuzz.json
 
-Synthetic clips are mutated: cut at any byte, bits flipped, numbers replaced, counts changed, other
-encodings and line ends, bytes deleted, repeated or inserted, a folder under a file's name, a file that
-may not be read. Batches of them are converted as convert_data.py does it, in a process whose memory is
-limited. Checked of every file: it is in the output, finite, or in the list of faults, and not in both;
-where the fast parser takes it, the careful one reads exactly the same. Checked of all: no exception, no
-batch that hangs, the peak of memory.
+Synthetic clips are corrupted: truncated at any byte, bits flipped, numbers and counts replaced, other
+encodings and line ends, bytes deleted, repeated or inserted, a folder in place of a file, a file
+without read permission. Batches of them are converted as by convert_data.py, with limited memory.
+Checked for every file: it is in the output, finite, or in the list of failures, and not in both; where
+the fast parser accepts it, the strict parser gives exactly the same. Checked for all: no exception, no
+batch that hangs, peak memory.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -38,91 +39,102 @@ from skeletons.storage import read_split, split_files  # noqa: E402
 
 BATCH = 500
 MEMORY = 1500 << 20  # bytes of address space, above what the process has at its start
-SECONDS = 120  # for a batch
+SECONDS = 120  # limit for a batch
 VALUES = (b"1e308", b"-1e308", b"1e39", b"99999999999999999999", b"-5", b"NaN", b"-inf", b"Infinity",
           b"1e", b"0x1F", b"1_0", b"", b"--1", b"1.2.3", b"\xc3\xa9", b"1,5", b"0", b"-0", b"1e-400",
           b"25", b"24", b"26", b"0.0000000001", b"12345.678")  # fmt: skip
 ENCODINGS = ("utf-16", "utf-8-sig", "utf-32", "cp037")
 
 
-def damage(content, rng):
-    """One mutation, by name, and its result; None for a folder or a file that may not be read."""
+def corrupt(content: bytes, rng: np.random.Generator) -> tuple[str, bytes | None]:
+    """A kind of corruption and its result; None: make a folder, or a file without read permission."""
     kind = KINDS[rng.integers(len(KINDS))]
     data = bytearray(content)
     fields = [m.span() for m in re.finditer(rb"\S+", content)]
-    lone = [m.span(1) for m in re.finditer(rb"\n(\d+)\r", content)]
+    counts = [m.span(1) for m in re.finditer(rb"\n(\d+)\r", content)]
     at = int(rng.integers(len(data)))
     span = slice(at, at + int(rng.integers(1, 200)))
-    if kind == "cut":
+    if kind == "truncated":
         data = data[:at]
-    elif kind == "bits":
+    elif kind == "bit flips":
         for _ in range(int(rng.integers(1, 9))):
             data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-    elif kind in ("number", "count"):
-        chosen = lone if kind == "count" else fields
+    elif kind in ("number replaced", "count replaced"):
+        chosen = counts if kind == "count replaced" else fields
         start, end = chosen[rng.integers(len(chosen))]
         data[start:end] = VALUES[rng.integers(len(VALUES))]
-    elif kind == "frames":
+    elif kind == "frame count replaced":
         data[: fields[0][1]] = VALUES[rng.integers(len(VALUES))]
     elif kind == "encoding":
         data = content.decode().encode(ENCODINGS[rng.integers(len(ENCODINGS))])
     elif kind == "line ends":
         data = content.replace(b"\r\n", (b"\n", b"\r", b"\n\r", b"\r\r\n", b" \r\n")[rng.integers(5)])
-    elif kind == "blanks":
+    elif kind == "separators":
         data = content.replace(b" ", (b"\t", b"  ", b"\0", b"\x0b", b"")[rng.integers(5)])
-    elif kind == "deleted":
+    elif kind == "bytes deleted":
         del data[span]
-    elif kind == "repeated":
+    elif kind == "bytes repeated":
         data[at:at] = data[span]
-    elif kind == "inserted":
+    elif kind == "bytes inserted":
         data[at:at] = rng.integers(0, 256, int(rng.integers(1, 50)), dtype=np.uint8).tobytes()
-    elif kind == "swapped":
+    elif kind == "fields swapped":
         a, b = sorted(rng.integers(len(fields), size=2))
         (a, b), (c, d) = fields[a], fields[b]
         data = content[:a] + content[c:d] + content[b:c] + content[a:b] + content[d:]
-    else:  # "folder", "forbidden"
+    else:  # "folder", "unreadable"
         return kind, None
     return kind, bytes(data)
 
 
-KINDS = ("cut", "bits", "number", "count", "frames", "encoding", "line ends", "blanks", "deleted",
-         "repeated", "inserted", "swapped", "folder", "forbidden")  # fmt: skip
+KINDS = ("truncated", "bit flips", "number replaced", "count replaced", "frame count replaced",
+         "encoding", "line ends", "separators", "bytes deleted", "bytes repeated", "bytes inserted",
+         "fields swapped", "folder", "unreadable")  # fmt: skip
 
 
-def originals(folder):
-    """Contents of small synthetic clips: one and two people, ghosts, lost frames."""
+def originals(folder: Path) -> list[bytes]:
+    """Contents of small synthetic clips: one and two people, spurious bodies, lost frames."""
     synthesize.synthesize(folder, actions=(10, 58), subjects=2, replications=1)
     contents = []
     for path in sorted(folder.iterdir()):
         lines = path.read_bytes().split(b"\r\n")
-        at, frames = 1, int(rng_frames(path.name))
+        at, frames = 1, random_frames(path.name)
         for _ in range(frames):
             at += 1 + 27 * int(lines[at])
         contents.append(b"\r\n".join([b"%d" % frames, *lines[1:at], b""]))
     return contents
 
 
-def rng_frames(name):
-    """1 to 24 frames, by name."""
-    return np.random.default_rng(list(name.encode())).integers(1, 25)
+def load_modules(work: Path) -> None:
+    """Start worker processes and convert files that are not corrupt: that loads all modules, while this
+    user may still read them."""
+    list(in_parallel(abs, range(1000), 2))
+    convert(open_input([work / "originals"], jobs=2), work / "loaded")
+    read_split(*split_files(work / "loaded" / "xsub", "train"))
+    for encoding in ENCODINGS:
+        "".encode(encoding)
 
 
-def same_twice(content):
-    """Whether the fast parser, if it takes the file, reads what the careful one reads."""
-    fast = None if b"_" in content or not content else ntu._parse_regular(content)
+def random_frames(name: str) -> int:
+    """1 to 24, determined by the name."""
+    return int(np.random.default_rng(list(name.encode())).integers(1, 25))
+
+
+def parsers_agree(content: bytes) -> bool:
+    """Whether the fast parser, if it accepts the file, gives what the strict one gives."""
+    fast = ntu.parse_fast(content)
     if fast is None:
         return True
-    careful = ntu._parse_lines(content)
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(fast, careful, strict=True))
+    strict = ntu.parse_strict(content)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(fast, strict, strict=True))
 
 
-def check_batch(folder, kinds, jobs):
-    """Convert a folder of damaged files; returns counts of (kind, what became of it)."""
-    _, faults = convert(open_input([folder], jobs=jobs), folder.parent / "out")
-    reported = {Path(fault.file).stem: fault.reason for fault in faults}
+def check_batch(folder: Path, kinds: dict[str, str], jobs: int) -> collections.Counter:
+    """Convert a folder of corrupt files -> counts of (kind, "converted" or "reported")."""
+    _, failures = convert(open_input([folder], jobs=jobs), folder.parent / "out")
+    reported = {Path(failure.file).stem: failure.reason for failure in failures}
     converted = set()
-    for part in ("train", "val"):
-        data, _, names, _ = read_split(*split_files(folder.parent / "out" / "xsub", part))
+    for split in ("train", "val"):
+        data, _, names, _ = read_split(*split_files(folder.parent / "out" / "xsub", split))
         assert np.isfinite(data).all(), "a value that is not finite"
         converted.update(names)
     assert not converted & set(reported), "both converted and reported"
@@ -133,9 +145,9 @@ def check_batch(folder, kinds, jobs):
     )
 
 
-def fuzz(files, seed, jobs, work):
+def fuzz(contents: list[bytes], files: int, seed: int, jobs: int, work: Path) -> collections.Counter:
+    """Corrupt copies of `contents` and convert them -> counts of (kind, "converted" or "reported")."""
     rng = np.random.default_rng(seed)
-    contents = originals(work / "originals")
     names = [f"S{s:03}C{c:03}P{p:03}R001A{a:03}" for s in range(1, 18) for c in (1, 2, 3)
              for p in range(1, 11) for a in range(1, 61)][:BATCH]  # fmt: skip
     outcomes = collections.Counter()
@@ -146,7 +158,7 @@ def fuzz(files, seed, jobs, work):
         kinds = {}
         for name in names[: files - done]:
             content = contents[rng.integers(len(contents))]
-            kinds[name], content = damage(content, rng)
+            kinds[name], content = corrupt(content, rng)
             path = raw / f"{name}.skeleton"
             if kinds[name] == "folder":
                 path.mkdir()
@@ -155,14 +167,14 @@ def fuzz(files, seed, jobs, work):
             if content is None:
                 path.chmod(0)
             else:
-                assert same_twice(content), f"read differently: {content!r}"
+                assert parsers_agree(content), f"the parsers differ: {content!r}"
         outcomes += check_batch(raw, kinds, jobs)
         shutil.rmtree(raw)
     signal.alarm(0)
     return outcomes
 
 
-def main():
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,18 +182,19 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "fuzz.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     work = Path(tempfile.mkdtemp(prefix="fuzz-"))
     work.chmod(0o777)
+    contents = originals(work / "originals")
     user = os.geteuid()
     if user == 0:  # who may read everything
-        [*map("".encode, ENCODINGS), *in_parallel(abs, range(1000), 2)]  # load what is loaded late
+        load_modules(work)
         os.seteuid(65534)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
-        outcomes = fuzz(arguments.files, arguments.seed, arguments.jobs, work)
+        outcomes = fuzz(contents, arguments.files, arguments.seed, arguments.jobs, work)
     finally:
         os.seteuid(user)
         shutil.rmtree(work, ignore_errors=True)
@@ -193,7 +206,7 @@ def main():
         "date": date.today().isoformat(),
         "files": sum(outcomes.values()),
         "seed": arguments.seed,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - started, 1),
         "largest_process_mib": round(peak / 1024),
         "outcomes": table,
     }

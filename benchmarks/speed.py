@@ -1,20 +1,20 @@
-"""How fast clips are fed, trained on and recognised, beside the usual way and the machine's limits.
+"""How fast clips are loaded, trained on and recognised, compared with a baseline and a roofline.
 
-    python benchmarks/speed.py                  # ten minutes on two CPU cores; a minute on a GPU
-    python benchmarks/speed.py --repeats 1 --units 64 --part_units 32    # a quick look
+    python benchmarks/speed.py                  # ten minutes on two CPU cores
+    python benchmarks/speed.py --repeats 1 --hidden_size 64 --part_hidden_size 32    # a quick look
 
-Synthetic clips shaped like NTU RGB+D (60 to 150 frames, 18 % with two bodies), networks of the
-published size, batches of 64 clips of 100 frames (256 on a GPU). In one run, on the same clips:
+Synthetic clips shaped like NTU RGB+D (60 to 150 frames, 18 % with two bodies), networks of the paper's
+size, batches of 64 clips of 100 frames (256 on a GPU). All in one run, on the same clips:
 
-    usual   what the repository that this one succeeds did: numpy clip by clip in a DataLoader, two
-            bodies always, one after the other, a step of the spatial network for every single
-            coordinate, one LSTM for each part; the same layer sizes, the same torch
-    ours    feeding and networks of this repository
-    floor   the multiplications and additions of our networks at the rate that this machine reaches on
-            large matrices, and the bytes of a fed clip at its memory's rate
+    baseline   what the repository that this one succeeds did: numpy clip by clip in a DataLoader;
+               always two bodies, one after the other; a step of the spatial RNN for every single
+               coordinate; one LSTM per body part; the same layer sizes, the same torch
+    proposed   the Feeder and the networks of this repository
+    roofline   the floating point operations of our networks at the rate that this machine reaches on
+               large matrices, and the bytes of a loaded clip at the bandwidth of its memory
 
-Also: how the time of an epoch grows with clips and with frames, over a factor of 16, and the memory.
-Medians of --repeats. Writes results/speed-<device>.json and prints the table.
+Also: how the time of an epoch scales with clips and with frames, over a factor of 16, and the memory.
+Medians of --repeats. Writes results/speed-<device>.json and prints the results.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -39,27 +40,27 @@ from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy, interpolate  # noqa: E402
 
 from feeder import Feeder  # noqa: E402
-from model import SPATIAL, TEMPORAL, TwoStreamRNN  # noqa: E402
+from model import SPATIAL, TEMPORAL, NetworkConfig, TwoStreamRNN  # noqa: E402
 from skeletons.layout import KINECT_V2 as LAYOUT  # noqa: E402
 from training import engine  # noqa: E402
 from training.loader import make_loader  # noqa: E402
 
-FRAMES, CLASSES, TWO_BODIES = 100, 60, 0.183
+FRAMES, CLASSES, TWO_BODIES = 100, 60, 0.183  # TWO_BODIES: ratio of the clips
 
-# --- The usual way ------------------------------------------------------------------------------------
+# --- The baseline -------------------------------------------------------------------------------------
 
 
-class UsualFeeder(torch.utils.data.Dataset):
+class BaselineFeeder(torch.utils.data.Dataset):
     """Padded arrays (N, 3, 300, 25, 2), a clip at a time in numpy: crop and resize, centre, rotate."""
 
-    def __init__(self, data, num_frame, label):
+    def __init__(self, data: np.ndarray, num_frame: np.ndarray, label: Sequence[int]) -> None:
         self.data, self.num_frame, self.label = data, num_frame, label
         self.rng = np.random.default_rng(0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.label)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         data, frames = np.array(self.data[index]), self.num_frame[index]
         kept = max(1, int(frames * self.rng.uniform(0.5, 1)))
         start = self.rng.integers(frames - kept + 1)
@@ -76,31 +77,33 @@ class UsualFeeder(torch.utils.data.Dataset):
         return data, self.label[index]
 
 
-class UsualNetwork(nn.Module):
+class BaselineNetwork(nn.Module):
     """Both bodies of every clip, one after the other."""
 
-    def __init__(self, temporal, spatial, units, part_units):
+    def __init__(self, temporal: str, spatial: str, hidden_size: int, part_hidden_size: int) -> None:
         super().__init__()
         both = {"batch_first": True, "bidirectional": True}
         self.order = list(LAYOUT.chain if spatial == "chain" else LAYOUT.traversal)
         self.joints = [list(joints) for joints in LAYOUT.parts.values()]
         self.parts = nn.ModuleList()
         if temporal == "hierarchical":
-            self.parts = nn.ModuleList(nn.LSTM(3 * len(j), part_units, **both) for j in self.joints)
-            self.body = nn.LSTM(2 * part_units * len(self.joints), units, **both)
+            self.parts = nn.ModuleList(
+                nn.LSTM(3 * len(j), part_hidden_size, **both) for j in self.joints
+            )
+            self.body = nn.LSTM(2 * part_hidden_size * len(self.joints), hidden_size, **both)
         else:
-            self.body = nn.LSTM(75, units, 2, dropout=0.5, **both)
-        self.spatial = nn.LSTM(FRAMES, units, 2, dropout=0.5, **both)
+            self.body = nn.LSTM(75, hidden_size, 2, dropout=0.5, **both)
+        self.spatial = nn.LSTM(FRAMES, hidden_size, 2, dropout=0.5, **both)
         self.dropout = nn.Dropout(0.5)
-        self.temporal_classifier = nn.Linear(2 * units, CLASSES)
-        self.spatial_classifier = nn.Linear(2 * units, CLASSES)
+        self.temporal_classifier = nn.Linear(2 * hidden_size, CLASSES)
+        self.spatial_classifier = nn.Linear(2 * hidden_size, CLASSES)
 
-    def single_body_clip(self, body):  # (N, 3, T, 25)
+    def one_body(self, body: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (N, 3, T, 25)
         frames = body.permute(0, 2, 3, 1)
         if self.parts:
             parts = zip(self.parts, self.joints, strict=True)
-            read = [lstm(frames[:, :, joints].flatten(2))[0] for lstm, joints in parts]
-            temporal = self.body(self.dropout(torch.cat(read, 2)))[0]
+            outputs = [lstm(frames[:, :, joints].flatten(2))[0] for lstm, joints in parts]
+            temporal = self.body(self.dropout(torch.cat(outputs, 2)))[0]
         else:
             temporal = self.body(frames.flatten(2))[0]
         steps = body[..., self.order].permute(0, 3, 1, 2).flatten(1, 2)  # (N, joints * 3, T)
@@ -108,16 +111,18 @@ class UsualNetwork(nn.Module):
         return (self.temporal_classifier(self.dropout(temporal.amax(1))),
                 self.spatial_classifier(self.dropout(spatial.amax(1))))  # fmt: skip
 
-    def forward(self, data):
-        scores = [self.single_body_clip(data[..., body]) for body in range(2)]
+    def forward(self, data: torch.Tensor) -> list[torch.Tensor]:
+        scores = [self.one_body(data[..., body]) for body in range(2)]
         return [(a + b) / 2 for a, b in zip(*scores, strict=True)]
 
 
 # --- Measuring ----------------------------------------------------------------------------------------
 
 
-def write_clips(folder, clips, frames=(60, 150), seed=0):
-    """A part of `clips` random walks in the packed form -> (three paths, padded arrays or None)."""
+def write_clips(
+    folder: str | Path, clips: int, frames: tuple[int, int] = (60, 150), seed: int = 0
+) -> list[Path]:
+    """Write `clips` random clips in the packed format -> paths of data, labels and frame counts."""
     rng = np.random.default_rng(seed)
     count = rng.integers(*frames, clips, endpoint=True)
     data = rng.normal(scale=0.02, size=(count.sum(), 3, 25, 2)).astype(np.float32)
@@ -133,31 +138,31 @@ def write_clips(folder, clips, frames=(60, 150), seed=0):
     return paths
 
 
-def open_ours(paths, device, **options):
+def open_feeder(paths: list[Path], device: torch.device, **options: bool) -> Feeder:
     feeder = Feeder(*paths, window_size=FRAMES, p_interval=(0.5, 1.0), rand_rotate=0.3, rand_scale=0.1,
                     rand_shear=0.1, **options)  # fmt: skip
     return feeder.to(device)
 
 
-def seconds(function, device, repeats, warm=1):
-    """Seconds of each of `repeats` calls after `warm` others."""
+def seconds(function: Callable, device: torch.device, repeats: int, warmup: int = 1) -> list[float]:
+    """Seconds of each of `repeats` calls, after `warmup` calls that do not count."""
     times = []
-    for _ in range(warm + repeats):
+    for _ in range(warmup + repeats):
         synchronise(device)
         began = time.perf_counter()
         function()
         synchronise(device)
         times.append(time.perf_counter() - began)
-    return times[warm:]
+    return times[warmup:]
 
 
-def synchronise(device):
+def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def limits(device, precisions):
-    """Multiplications and additions a second on large matrices, bytes a second of copying."""
+def machine_peak(device: torch.device, precisions: Sequence[str]) -> dict[str, float]:
+    """Floating point operations per second on large matrices, bytes per second of copying."""
     found = {}
     for name in precisions:
         dtype = getattr(torch, name)
@@ -167,112 +172,138 @@ def limits(device, precisions):
             multiply = [lambda a=a, b=b: a @ b, lambda a=a, b=b: nn.functional.linear(a.to_mkldnn(), b)]
         else:
             multiply = [lambda a=a, b=b: a @ b]
-        best = min(min(seconds(way, device, 50, 10)) for way in multiply)
-        found[f"{name}_operations"] = 2 * size**3 / best
+        best = min(min(seconds(call, device, 50, 10)) for call in multiply)
+        found[f"{name}_flops"] = 2 * size**3 / best
     data = torch.ones(2**26, device=device)
     out = torch.empty_like(data)
     found["bytes"] = 2 * data.nbytes / min(seconds(lambda: out.copy_(data), device, 10, 3))
     return found
 
 
-def feeding(paths, usual, device, batch, repeats):
+def data_loading(
+    paths: list[Path], baseline: BaselineFeeder, device: torch.device, batch: int, repeats: int
+) -> dict[str, list[float]]:
+    """Clips per second."""
     feeders = {
-        "ours": open_ours(paths, device),
-        "ours with camera drift": open_ours(paths, device, random_move=True),
+        "proposed": open_feeder(paths, device),
+        "proposed, with camera drift": open_feeder(paths, device, random_move=True),
     }
-    index = torch.arange(len(feeders["ours"]))
+    index = torch.arange(len(feeders["proposed"]))
 
-    def feed(feeder):
+    def load(feeder: Feeder) -> None:
         generator = torch.Generator(device).manual_seed(0)
-        for some in index.split(batch):
-            feeder.bodies(some, generator)
+        for clips in index.split(batch):
+            feeder.bodies(clips, generator)
 
-    rates = {name: [len(index) / s for s in seconds(lambda f=f: feed(f), device, repeats)]
+    rates = {name: [len(index) / s for s in seconds(lambda f=f: load(f), device, repeats)]
              for name, f in feeders.items()}  # fmt: skip
-    loader = torch.utils.data.DataLoader(usual, batch, shuffle=True)
-    rates["usual"] = [len(index) / s for s in seconds(lambda: list(loader), device, min(repeats, 3))]
+    loader = torch.utils.data.DataLoader(baseline, batch, shuffle=True)
+    rates["baseline"] = [len(index) / s for s in seconds(lambda: list(loader), device, min(repeats, 3))]
     return rates
 
 
-def training(paths, usual, device, batch, repeats, temporal, spatial, sizes, precisions):
-    """Clips a second, feeding included, of the ways in turn."""
-    feeder = open_ours(paths, device)
+def training(
+    paths: list[Path],
+    baseline: BaselineFeeder,
+    device: torch.device,
+    batch: int,
+    repeats: int,
+    temporal: str,
+    spatial: str,
+    sizes: dict[str, int],
+    precisions: Sequence[str],
+) -> tuple[dict[str, list[float]], TwoStreamRNN, BaselineNetwork]:
+    """Clips per second, data loading included; proposed (in each precision) and baseline take turns."""
+    feeder = open_feeder(paths, device)
     clips = torch.arange(len(feeder))
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    ours = TwoStreamRNN(LAYOUT, CLASSES, temporal, spatial, **sizes).to(device)
-    theirs = UsualNetwork(temporal, spatial, **sizes).to(device)
-    optimizers = [
-        torch.optim.Adam(ours.parameters(), fused=True),
-        torch.optim.Adam(theirs.parameters()),
-    ]
-    batches = endless(lambda: torch.utils.data.DataLoader(usual, batch, shuffle=True, drop_last=True))
+    config = NetworkConfig(temporal=temporal, spatial=spatial, **sizes)
+    proposed_model = TwoStreamRNN(LAYOUT, CLASSES, config).to(device)
+    baseline_model = BaselineNetwork(temporal, spatial, **sizes).to(device)
+    optimizer = torch.optim.Adam(proposed_model.parameters(), fused=True)
+    baseline_optimizer = torch.optim.Adam(baseline_model.parameters())
+    batches = endless(
+        lambda: torch.utils.data.DataLoader(baseline, batch, shuffle=True, drop_last=True)
+    )
 
-    def step_ours(precision):
+    def step(precision: str) -> None:
         one = clips[torch.randperm(len(clips), generator=generator)[:batch]]
-        engine.train_epoch(ours, make_loader(feeder, one, batch, generator), optimizers[0], device,
-                           precision=precision)  # fmt: skip
+        one_batch = make_loader(feeder, one, batch, generator)
+        engine.train_epoch(proposed_model, one_batch, optimizer, device, precision=precision)
 
-    def step_theirs():
+    def baseline_step() -> float:
         data, label = (x.to(device) for x in next(batches))
-        loss = sum(cross_entropy(scores, label) for scores in theirs(data))
-        optimizers[1].zero_grad()
+        loss = sum(cross_entropy(logits, label) for logits in baseline_model(data))
+        baseline_optimizer.zero_grad()
         loss.backward()
-        optimizers[1].step()
+        baseline_optimizer.step()
         return loss.item()
 
-    theirs.train()
-    ways = {precision: lambda p=precision: step_ours(p) for precision in precisions} | {
-        "usual": step_theirs
-    }
-    rates = {name: [] for name in ways}
+    baseline_model.train()
+    steps = {precision: lambda p=precision: step(p) for precision in precisions}
+    rates = take_turns(steps | {"baseline": baseline_step}, device, batch, repeats)
+    return rates, proposed_model, baseline_model
+
+
+def take_turns(
+    steps: dict[str, Callable], device: torch.device, batch: int, repeats: int
+) -> dict[str, list[float]]:
+    """Clips per second of each step, called one after the other, so that all meet the same conditions.
+    The first round does not count."""
+    rates: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(1 + repeats):
-        for name, step in ways.items():
+        for name, step in steps.items():
             (taken,) = seconds(step, device, 1, 0)
             if repeat:
                 rates[name].append(batch / taken)
-    return rates, ours, theirs
+    return rates
 
 
-def endless(make):
+def endless(make: Callable) -> Iterator:
     while True:
         yield from make()
 
 
-def inference(paths, usual, ours, theirs, device, batch, repeats, precisions):
-    """Clips a second in batches, and milliseconds of one clip (median, 99th percentile)."""
-    feeder = open_ours(paths, device).eval()
-    some = torch.arange(batch)
-    rates = {name: [] for name in (*precisions, "usual")}
-    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(usual, range(batch)), batch)
-    ours.eval(), theirs.eval()
+def inference(
+    paths: list[Path],
+    baseline: BaselineFeeder,
+    proposed_model: TwoStreamRNN,
+    baseline_model: BaselineNetwork,
+    device: torch.device,
+    batch: int,
+    repeats: int,
+    precisions: Sequence[str],
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Clips per second in batches, and milliseconds of one clip (median, 99th percentile)."""
+    feeder = open_feeder(paths, device).eval()
+    clips = torch.arange(batch)
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(baseline, range(batch)), batch)
+    proposed_model.eval(), baseline_model.eval()
 
-    def run(precision, index):
+    def classify(precision: str, index: torch.Tensor | list[int]) -> list[int]:
         bodies, _ = feeder.bodies(index)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            scores = ours(bodies)
-        return ours.posterior(scores).argmax(1).tolist()
+            logits = proposed_model(bodies)
+        return proposed_model.posterior(logits).argmax(1).tolist()
 
-    def run_usual():
+    def baseline_classify() -> list[int]:
         for data, _ in loader:
-            return sum(theirs(data.to(device))).argmax(1).tolist()
+            return sum(baseline_model(data.to(device))).argmax(1).tolist()
 
     with torch.no_grad():
-        for repeat in range(1 + repeats):
-            for name in rates:
-                way = run_usual if name == "usual" else lambda p=name: run(p, some)
-                (taken,) = seconds(way, device, 1, 0)
-                if repeat:
-                    rates[name].append(batch / taken)
+        steps = {precision: lambda p=precision: classify(p, clips) for precision in precisions}
+        rates = take_turns(steps | {"baseline": baseline_classify}, device, batch, repeats)
         single = iter(range(10**6))
-        times = seconds(lambda: run("float32", [next(single) % len(feeder)]), device, 100, 10)
+        times = seconds(lambda: classify("float32", [next(single) % len(feeder)]), device, 100, 10)
     return rates, {"median": 1e3 * statistics.median(times), "p99": 1e3 * np.percentile(times, 99)}
 
 
-def growth(folder, device, precision="float32"):
-    """Seconds of an epoch of the small network, by clips and by frames, over a factor of 16."""
-    found = {"clips": {}, "frames": {}}
-    model = TwoStreamRNN(LAYOUT, CLASSES, units=64, part_units=32, spatial_window=25).to(device)
+def scaling(folder: str | Path, device: torch.device) -> dict[str, dict[int, float]]:
+    """Seconds of an epoch of a small network, by clips and by frames, over a factor of 16."""
+    found: dict[str, dict[int, float]] = {"clips": {}, "frames": {}}
+    config = NetworkConfig(hidden_size=64, part_hidden_size=32, spatial_window=25)
+    model = TwoStreamRNN(LAYOUT, CLASSES, config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for clips, frames in ((128, 50), (512, 50), (2048, 50), (128, 25), (128, 100), (128, 400)):
         paths = write_clips(folder, clips, (frames, frames))
@@ -284,8 +315,8 @@ def growth(folder, device, precision="float32"):
     return found
 
 
-def memory(device):
-    """Largest memory so far in MiB: of the process, and on the GPU."""
+def memory(device: torch.device) -> dict[str, float]:
+    """Peak memory so far in MiB: of the process, and of the GPU."""
     try:
         import resource
 
@@ -297,7 +328,7 @@ def memory(device):
     return found
 
 
-def summary(rates):
+def summary(rates: list | dict) -> dict:
     """Median and range of each list of numbers."""
     if isinstance(rates, list):
         return {"median": rounded(statistics.median(rates)), "from": rounded(min(rates)),
@@ -305,85 +336,103 @@ def summary(rates):
     return {key: summary(value) for key, value in rates.items()}
 
 
-def rounded(number):
+def rounded(number: float) -> float:
     return float(f"{number:.4g}")
 
 
-def main():
+def measure_architecture(
+    record: dict, name: str, rates: tuple[dict, dict], latency: dict, model: TwoStreamRNN, bodies: float
+) -> None:
+    """Add the rows of one architecture to the record; bodies: mean number in a clip."""
+    train_rates, inference_rates = rates
+    flops = engine.count_flops(model, FRAMES) * bodies
+    peak = {k.removesuffix("_flops"): v for k, v in record["machine_peak"].items() if "flops" in k}
+    pairs = zip(train_rates["float32"], train_rates["baseline"], strict=True)
+    record["training"][name] = summary(train_rates) | {
+        "ratio": summary([proposed / baseline for proposed, baseline in pairs]),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": rounded(flops),
+        # The backward pass takes twice the operations of the forward pass.
+        "roofline": {precision: rounded(rate / (3 * flops)) for precision, rate in peak.items()},
+    }
+    record["inference"][name] = summary(inference_rates) | {
+        "one_clip_ms": {key: rounded(value) for key, value in latency.items()},
+        "roofline": {precision: rounded(rate / flops) for precision, rate in peak.items()},
+    }
+    for what in ("training", "inference"):
+        print(f"{what}, {name}, clips/s", *(f"{k}: {v}" for k, v in record[what][name].items()),
+              sep="\n  ", flush=True)  # fmt: skip
+
+
+def open_baseline(paths: list[Path]) -> BaselineFeeder:
+    """The same clips, padded to 300 frames."""
+    packed, count = np.load(paths[0]), np.load(paths[2])
+    padded = np.zeros((len(count), 3, 300, 25, 2), np.float32)
+    for row, end, n in zip(padded, count.cumsum(), count, strict=True):
+        row[:, :n] = packed[end - n : end].swapaxes(0, 1)
+    return BaselineFeeder(padded, count, pickle.loads(paths[1].read_bytes())[1])
+
+
+def measure(record: dict, folder: str, device: torch.device, arguments: argparse.Namespace) -> None:
+    """All measurements, added to the record."""
+    batch, repeats, precisions = record["batch"], record["repeats"], engine.precisions(device)
+    peak = machine_peak(device, precisions)
+    record["machine_peak"] = {key: rounded(value) for key, value in peak.items()}
+    paths = write_clips(folder, arguments.clips)
+    baseline = open_baseline(paths)
+    record["data_loading"] = summary(data_loading(paths, baseline, device, batch, repeats))
+    bytes_per_clip = 4 * 75 * FRAMES * (1 + TWO_BODIES)
+    record["data_loading"]["roofline"] = rounded(peak["bytes"] / bytes_per_clip)
+    print("data loading, clips/s", *(f"{k}: {v}" for k, v in record["data_loading"].items()),
+          sep="\n  ")  # fmt: skip
+    bodies = len(open_feeder(paths, device).bodies(torch.arange(batch))[0].joints) / batch
+    record |= {"training": {}, "inference": {}}
+    for temporal in TEMPORAL:
+        for spatial in SPATIAL:
+            train_rates, *models = training(paths, baseline, device, batch, repeats, temporal,
+                                            spatial, record["sizes"], precisions)  # fmt: skip
+            rates, latency = inference(paths, baseline, *models, device, batch, repeats, precisions)
+            name = f"{temporal} + {spatial}"
+            measure_architecture(record, name, (train_rates, rates), latency, models[0], bodies)
+    record["epoch_seconds"] = {
+        what: {size: rounded(s) for size, s in times.items()}
+        for what, times in scaling(folder, device).items()
+    }
+    record["memory_mib"] = {name: round(size) for name, size in memory(device).items()}
+    print("seconds of an epoch:", record["epoch_seconds"], "memory:", record["memory_mib"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="")
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--clips", type=int, default=2048)
-    parser.add_argument("--units", type=int, default=512)
-    parser.add_argument("--part_units", type=int, default=256)
+    parser.add_argument("--hidden_size", type=int, default=512)
+    parser.add_argument("--part_hidden_size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="default: results/speed-<device>.json")
+    arguments = parser.parse_args(argv)
     device = engine.resolve_device(arguments.device)
-    torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN's LSTMs do: for the limit
-    batch = arguments.batch_size or (64 if device.type == "cpu" else 256)
-    sizes = {"units": arguments.units, "part_units": arguments.part_units}
-    repeats, precisions = arguments.repeats, engine.precisions(device)
+    torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN's LSTMs do: for the roofline
     record = {
         "date": date.today().isoformat(),
         "machine": engine.device_name(device),
         "cores": os.cpu_count(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "batch": batch, "frames": FRAMES, "sizes": sizes, "clips": arguments.clips,
-        "two_bodies": TWO_BODIES, "repeats": repeats,
-        "limits": {key: rounded(value) for key, value in limits(device, precisions).items()},
-        "training": {}, "inference": {},
-    }  # fmt: skip
+        "batch": arguments.batch_size or (64 if device.type == "cpu" else 256),
+        "frames": FRAMES,
+        "sizes": {
+            "hidden_size": arguments.hidden_size,
+            "part_hidden_size": arguments.part_hidden_size,
+        },
+        "clips": arguments.clips,
+        "two_bodies": TWO_BODIES,
+        "repeats": arguments.repeats,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_clips(folder, arguments.clips)
-        packed, count = np.load(paths[0]), np.load(paths[2])
-        padded = np.zeros((len(count), 3, 300, 25, 2), np.float32)
-        for row, end, n in zip(padded, count.cumsum(), count, strict=True):
-            row[:, :n] = packed[end - n : end].swapaxes(0, 1)
-        del packed
-        usual = UsualFeeder(padded, count, pickle.loads(paths[1].read_bytes())[1])
-
-        record["feeding"] = summary(feeding(paths, usual, device, batch, repeats))
-        fed = 4 * 75 * FRAMES * (1 + TWO_BODIES)
-        record["feeding"]["floor"] = rounded(record["limits"]["bytes"] / fed)
-        print("feeding, clips/s", *(f"{k}: {v}" for k, v in record["feeding"].items()), sep="\n  ")
-        for temporal in TEMPORAL:
-            for spatial in SPATIAL:
-                name = f"{temporal} + {spatial}"
-                rates, *models = training(
-                    paths, usual, device, batch, repeats, temporal, spatial, sizes, precisions
-                )
-                ratio = [a / b for a, b in zip(rates["float32"], rates["usual"], strict=True)]
-                bodies = open_ours(paths, device).bodies(torch.arange(batch))[0]
-                work = engine.operations(models[0], bodies) / batch
-                row = summary(rates) | {
-                    "ratio": summary(ratio),
-                    "parameters": sum(p.numel() for p in models[0].parameters()),
-                    "operations": rounded(work),
-                }
-                row["floor"] = {
-                    p: rounded(record["limits"][f"{p}_operations"] / (3 * work)) for p in precisions
-                }
-                record["training"][name] = row
-                print(
-                    f"training, {name}", *(f"{k}: {v}" for k, v in row.items()), sep="\n  ", flush=True
-                )
-                rates, latency = inference(paths, usual, *models, device, batch, repeats, precisions)
-                row = summary(rates) | {"one_clip_ms": {k: rounded(v) for k, v in latency.items()}}
-                row["floor"] = {
-                    p: rounded(record["limits"][f"{p}_operations"] / work) for p in precisions
-                }
-                record["inference"][name] = row
-                print(
-                    f"inference, {name}", *(f"{k}: {v}" for k, v in row.items()), sep="\n  ", flush=True
-                )
-        record["epoch_seconds"] = {
-            k: {n: rounded(s) for n, s in v.items()} for k, v in growth(folder, device).items()
-        }
-    record["memory_mib"] = {name: round(size) for name, size in memory(device).items()}
-    print("an epoch's seconds:", record["epoch_seconds"], "memory:", record["memory_mib"])
+        measure(record, folder, device, arguments)
     out = arguments.out or ROOT / "results" / f"speed-{device.type}.json"
     out.write_text(json.dumps(record, indent=1) + "\n")
 

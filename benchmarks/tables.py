@@ -1,15 +1,14 @@
-"""The tables of results in README.md, made from the records in results/.
+"""Fill in the result tables of README.md and results/README.md from the records in results/.
 
-    python benchmarks/tables.py                      # the records that are there
-    python benchmarks/tables.py checkpoints/*/*_test.json    # these too, to look at
+    python benchmarks/tables.py
+    python benchmarks/tables.py checkpoints/*/*_test.json    # print the tables, with these records too
 
-A record is what test.py writes. Runs that differ in nothing but their seed, commit and machine are a
-row: mean and standard deviation of their accuracies, medians of what they cost. Rows are named by their
-label in a study (studies.py), or by the setting of train.py that they differ from least, and by how. A
-table stands in README.md or results/README.md between <!-- results: DATA --> and <!-- end -->, where
-DATA is the folder of the benchmark: the settings of train.py, with and without 3D transforms; with
-"DATA, all" every row. A benchmark without records is said to be not run. Accuracy against cost is drawn
-as github/cost.png.
+A record is what test.py writes. Runs that differ only in seed, commit and machine form one row: mean
+and standard deviation of their accuracies, medians of what they cost. A row is named by its label in a
+study (studies.py), or else by the preset of train.py that it differs least from, and the difference.
+Tables stand between <!-- results: DATA --> and <!-- end -->, where DATA is the folder of the benchmark.
+Such a table has the unchanged presets of train.py; one with "DATA, all" has every row. A benchmark
+without records is marked as not run. github/cost.png shows accuracy against cost.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import json
 import re
 import statistics
 import sys
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,19 +26,28 @@ import plot  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 
-COLUMNS = ("Setting", "Temporal + spatial", "Temporal stream", "Spatial stream", "Two-stream", "Runs",
-           "Parameters", "Operations a clip", "Training", "Recognition")  # fmt: skip
-COSTS = (("operations", "M", 1e6), ("training_seconds", "min", 60), ("clips_per_second", "clips/s", 1))
+COLUMNS = ("Preset", "Architecture", "Temporal stream", "Spatial stream", "Two-stream", "n runs",
+           "Parameters", "GFLOPs per clip", "CPU training time", "Throughput")  # fmt: skip
+COSTS = (("flops", "", 1e9), ("training_seconds", " min", 60), ("clips_per_second", " clips/s", 1))
 NOT_RUN = "Not run.\n"
-WITHOUT = " without 3D transforms"
-# What does not make another row.
-ASIDE = {"data", "name", "seed", "device", "precision", "workers", "mmap", "held_out",
-         "held_out_camera", "temporal", "spatial"}  # fmt: skip
+# Fields of the configuration that do not distinguish two rows.
+IGNORED = {"data", "name", "seed", "device", "precision", "num_workers", "mmap", "tensorboard",
+           "validation_ratio", "validation_camera", "temporal", "spatial"}  # fmt: skip
+
+Records = dict[str, list[dict]]  # benchmark -> records of test.py
 
 
-def read_records(paths):
-    """Records of test.py by data set -> {data: [record]}; other JSON files are passed over."""
-    records = {}
+def flatten(config: dict) -> dict:
+    """A nested configuration, as a record has it, as one dict: field -> value."""
+    fields = {}
+    for key, value in config.items():
+        fields |= value if isinstance(value, dict) else {key: value}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+
+
+def read_records(paths: Iterable[str | Path]) -> Records:
+    """Records of test.py by benchmark; other JSON files are skipped."""
+    records: Records = {}
     for path in sorted({Path(path).resolve() for path in paths}):
         record = json.loads(path.read_text(encoding="utf-8"))
         if {"results", "config", "data"} <= set(record):
@@ -47,46 +55,49 @@ def read_records(paths):
     return records
 
 
-def row_key(record):
-    """The row that a run belongs to, and where it stands: (place of the nearest setting, label,
-    differences from that setting, temporal, spatial)."""
-    config, draws = record["config"], record.get("draws", 1)
-    known = asdict(train.Config())
-    config = known | {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+def row_key(record: dict) -> tuple:
+    """What identifies the row of a run, and its position in the table: (rank of the most similar
+    preset, label, differences from that preset, rank of the temporal and of the spatial RNN)."""
+    defaults = train.flat(train.make_config())
+    config = defaults | flatten(record["config"])
     best = None
-    for place, (name, changes) in enumerate(train.PRESETS.items()):
-        named = known | changes
-        other = [
+    for rank, (name, fields) in enumerate(train.PRESETS.items()):
+        preset = defaults | fields
+        differences = [
             f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             for field, value in config.items()
-            if field in named and field not in ASIDE and value != named[field]
+            if field in preset and field not in IGNORED and value != preset[field]
         ]
-        if best is None or len(other) < len(best[2]):
-            best = (place, name, other)
-    place, name, other = best
+        if best is None or len(differences) < len(best[2]):
+            best = (rank, name, differences)
+    rank, name, differences = best
     label = record.get("label", name)
-    if label in train.PRESETS:  # whatever it was called: settings may have changed since
-        label = ", ".join((name, *other))
-    for count, of in ((draws, "draws"), (record.get("networks", 1), "networks")):
-        label += f", {count} {of}" if count > 1 else ""
+    if label in train.PRESETS:  # presets may have changed since the run was labelled
+        label = ", ".join((name, *differences))
+    label += f", TTA {record['tta']}" if record.get("tta", 1) > 1 else ""
+    label += f", ensemble of {n}" if (n := record.get("ensemble_size", 1)) > 1 else ""
     order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
-    return place, label, tuple(other), *order
+    return rank, label, tuple(differences), *order
 
 
-def run_key(record):
+def run_key(record: dict) -> tuple:
     """What counts once in a row: a seed at a commit."""
     return record["config"]["seed"], record.get("commit")
 
 
-def table(records):
-    """Records of one benchmark -> a table in Markdown, of the columns that something is known for."""
-    rows = {}
+def architecture(temporal: int, spatial: int) -> str:
+    return f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"
+
+
+def table(records: list[dict]) -> str:
+    """A Markdown table of the records of one benchmark; columns without any value are left out."""
+    rows: dict[tuple, dict] = {}
     for record in records:
         rows.setdefault(row_key(record), {})[run_key(record)] = record
     lines = [COLUMNS]
-    for (_, label, _, temporal, spatial), runs in sorted(rows.items()):
-        runs = list(runs.values())
-        cells = [label, f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"]
+    for (_, label, _, temporal, spatial), row in sorted(rows.items()):
+        runs = list(row.values())
+        cells = [label, architecture(temporal, spatial)]
         for stream in ("temporal", "spatial", "fused"):
             values = [100 * run["results"][stream]["accuracy"] for run in runs]
             cell = f"{statistics.mean(values):.1f}"
@@ -98,57 +109,54 @@ def table(records):
             known = [run[field] for run in runs if run.get(field)]
             value = statistics.median(known) / size if known else 0
             text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-            cells.append(f"{text} {unit}" if known else "")
+            cells.append(f"{text}{unit}" if known else "")
         lines.append(cells)
-    told = [column for column in zip(*lines, strict=True) if any(column[1:])]
-    lines = ["| " + " | ".join(cells) + " |\n" for cells in zip(*told, strict=True)]
-    return lines[0] + f"|{' --- |' * len(told)}\n" + "".join(lines[1:])
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    lines = ["| " + " | ".join(cells) + " |\n" for cells in zip(*columns, strict=True)]
+    return lines[0] + f"|{' --- |' * len(columns)}\n" + "".join(lines[1:])
 
 
-def whole_setting(record):
-    """Is it a run of a setting as it stands in train.py, or of that without 3D transforms?"""
-    label = row_key(record)[1]
-    return label.removesuffix(WITHOUT) in train.PRESETS
+def is_preset(record: dict) -> bool:
+    """Whether this is a run of an unchanged preset of train.py."""
+    return row_key(record)[1] in train.PRESETS
 
 
-def cost_points(records):
-    """What plot.cost draws: the rows of whole settings whose operations are known."""
-    points = {}
+def cost_points(records: Records) -> dict[str, list[tuple]]:
+    """What plot.cost draws: the rows of unchanged presets whose FLOPs are known."""
+    points: dict[str, list[tuple]] = {}
     for data, found in records.items():
-        rows = {}
-        for record in filter(whole_setting, found):
+        rows: dict[tuple, dict] = {}
+        for record in filter(is_preset, found):
             _, label, _, temporal, spatial = row_key(record)
-            if record.get("operations"):
-                kind = f"{TEMPORAL[temporal]} + {SPATIAL[spatial]}"
-                row = rows.setdefault((label, kind, record["operations"]), {})
-                row[run_key(record)] = 100 * record["results"]["fused"]["accuracy"]
-        for (label, kind, operations), runs in sorted(rows.items()):
-            values = list(runs.values())
-            spread = statistics.stdev(values) if len(values) > 1 else 0
-            points.setdefault(data, []).append(
-                (label, kind, operations, statistics.mean(values), spread)
-            )
+            if record.get("flops"):
+                row = rows.setdefault((label, architecture(temporal, spatial)), {})
+                row[run_key(record)] = record
+        for key, runs in sorted(rows.items()):
+            values = [100 * run["results"]["fused"]["accuracy"] for run in runs.values()]
+            flops = statistics.median(run["flops"] for run in runs.values())
+            deviation = statistics.stdev(values) if len(values) > 1 else 0
+            points.setdefault(data, []).append((*key, flops, statistics.mean(values), deviation))
     return points
 
 
-def fill(text, records):
-    """README with its tables made anew."""
+def fill(text: str, records: Records) -> str:
+    """A page with its tables made again."""
 
-    def replace(match):
+    def replace(match: re.Match) -> str:
         data = match[1].removesuffix(", all")
-        found = records.get(data, [])
-        found = found if data != match[1] else list(filter(whole_setting, found))
-        return f"<!-- results: {match[1]} -->\n{table(found) if found else NOT_RUN}<!-- end -->"
+        rows = records.get(data, [])
+        rows = rows if data != match[1] else list(filter(is_preset, rows))
+        return f"<!-- results: {match[1]} -->\n{table(rows) if rows else NOT_RUN}<!-- end -->"
 
     return re.sub(r"<!-- results: (.+?) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
-def main():
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("records", nargs="*", type=Path, help="to look at, beside those in results/")
-    arguments = parser.parse_args()
+    parser.add_argument("records", nargs="*", type=Path, help="more records: print the tables")
+    arguments = parser.parse_args(argv)
     records = read_records([*(ROOT / "results").rglob("*.json"), *arguments.records])
     if arguments.records:
         print(*(f"{data}\n\n{table(found)}" for data, found in records.items()), sep="\n")
