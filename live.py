@@ -33,7 +33,7 @@ class Recognizer:
     """Reads one frame after the other.
 
     model       a causal TwoStreamRNN
-    preprocess  of the clips that it was trained with, with normalization False or "start", and an
+    preprocess  of the clips that it was trained with, with normalization False or "first-frame", and an
                 origin_transfer that is known in the first frame
     classes     names of the classes
 
@@ -41,7 +41,8 @@ class Recognizer:
     """
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess, classes: list[str]) -> None:
-        known = preprocess.origin_transfer in FRAMES and preprocess.normalization in (False, "start")
+        known = preprocess.normalization in (False, "first-frame")
+        known = known and preprocess.origin_transfer in FRAMES
         if not model.causal or not known:
             raise ValueError(
                 "only a causal network can read frames as they arrive\ntrain one with --preset live, "

@@ -29,6 +29,7 @@ from feeder import Feeder
 from layers import check_choice
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.storage import read_meta, split_files
+from skeletons.version import git_commit
 from training import engine
 from training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from training.distributed import (
@@ -41,7 +42,6 @@ from training.distributed import (
 from training.loader import STOP_SIGNALS, make_loader
 from training.run import (
     RunFolder,
-    current_commit,
     describe_epoch,
     describe_run,
     tensorboard_writer,
@@ -234,7 +234,7 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
         window_size=preprocessing.window_size,
         origin_transfer=preprocessing.reference_frame,
         # A causal network cannot know the bone length of the whole clip.
-        normalization=preprocessing.normalization and ("start" if causal else True),
+        normalization=preprocessing.normalization and ("first-frame" if causal else True),
         crop_resize=not causal,
         mmap=config.machine.mmap,
         **augmentation_options(config),
@@ -290,7 +290,7 @@ class Run:
 
         self.about = {  # config.json
             "config": asdict(config),
-            "commit": current_commit(),
+            "commit": git_commit(),
             "torch": torch.__version__,
             "device": engine.device_name(device),
             "clips": {"train": len(train_clips), "validation": len(self.validation_clips)},

@@ -37,7 +37,7 @@ def make_recognizer(temporal: str, spatial: str) -> Recognizer:
     classes = class_names("ntu")[:60]
     torch.manual_seed(0)
     model = TwoStreamRNN(KINECT_V2, len(classes), config.network, config.extensions)
-    preprocess = Preprocess(KINECT_V2, 3, origin_transfer="body", normalization="start")
+    preprocess = Preprocess(KINECT_V2, 3, origin_transfer="body", normalization="first-frame")
     return Recognizer(model, preprocess, classes)
 
 

@@ -55,8 +55,8 @@ class Preprocess:
                          "body": as "first-frame", and the axes are those of that body: x from its left
                          to its right, y up its spine
         normalization    divide by the mean bone length of the clip, so that tall and short people, and
-                         layouts, have one scale. "start": by that of the first body in its first frame,
-                         which live recognition knows at once
+                         layouts, have one scale. "first-frame": by that of the first body in its first
+                         frame, which live recognition knows at once
     Augmentation
         random_move      slow random drift of the camera during the clip. It comes before normalisation,
                          which undoes those parts of it that move the origin
@@ -83,7 +83,7 @@ class Preprocess:
     random_valid_choose: bool = False
     observation_ratio: float = 1.0
     origin_transfer: str | Literal[False] | None = "body"
-    normalization: bool | Literal["start"] = True
+    normalization: bool | Literal["first-frame"] = True
     random_move: bool = False
     rand_rotate: float | tuple[float, float, float] = 0.0
     rand_scale: float = 0.0
@@ -268,7 +268,7 @@ class Preprocess:
             origin = pose[bodies.clip, :, root]
             if self.origin_transfer == "body":
                 matrix = body_axes(pose, self.layout)
-        if self.normalization == "start":
+        if self.normalization == "first-frame":
             bone_scale = scale_or_one(mean_bone_length(pose, self._on(joints.device).bones), 1)
         if self.normalization:
             matrix = matrix / bone_scale[:, None, None]
@@ -392,8 +392,8 @@ def _check_values(options: Preprocess) -> None:
     for name, rule in NUMBERS.items():
         setattr(options, name, check_numbers(name, getattr(options, name), *rule))
     value = options.normalization
-    known = isinstance(value, (bool, np.bool_)) or (isinstance(value, str) and value == "start")
-    require(known, "normalization", value, "False, True or 'start'")
+    known = isinstance(value, (bool, np.bool_)) or (isinstance(value, str) and value == "first-frame")
+    require(known, "normalization", value, "False, True or 'first-frame'")
     if options.origin_transfer is False or options.origin_transfer is None:
         options.origin_transfer = "camera"
     value = options.origin_transfer

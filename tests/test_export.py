@@ -81,7 +81,7 @@ def test_export_writes_a_file_that_equals_pytorch(temporal, spatial, data, tmp_p
 
 
 @pytest.mark.parametrize("frame", REFERENCE_FRAMES)
-@pytest.mark.parametrize("normalization", [True, "start"])
+@pytest.mark.parametrize("normalization", [True, "first-frame"])
 def test_every_reference_frame_can_be_exported(frame, normalization):
     """For clips of any number, length and number of slots."""
     preprocess = Preprocess(

@@ -300,7 +300,7 @@ def test_repr_says_what_it_feeds(paths):
     "options",
     [
         {},
-        {"normalization": "start"},
+        {"normalization": "first-frame"},
         {"origin_transfer": "first-body"},
         {"origin_transfer": "per-frame", "normalization": False},
         {"crop_resize": False},

@@ -16,7 +16,7 @@ from training import engine
 from training.checkpoint import build_model, load_checkpoint
 from training.loader import make_loader
 
-WHOLE = {"crop_resize": False, "window_size": 0, "normalization": "start"}
+WHOLE = {"crop_resize": False, "window_size": 0, "normalization": "first-frame"}
 CLASSES = list("abcde")
 
 
@@ -70,7 +70,7 @@ def test_streaming_equals_the_whole_clip(write_split, gaps, temporal, spatial, p
 
 
 @pytest.mark.parametrize("frame", ["camera", "first-frame", "body"])
-@pytest.mark.parametrize("normalization", [False, "start"])
+@pytest.mark.parametrize("normalization", [False, "first-frame"])
 def test_every_reference_frame_known_at_once_is_normalised_as_by_feeder(
     write_split, gaps, frame, normalization
 ):

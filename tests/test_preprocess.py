@@ -147,7 +147,7 @@ def test_options_make_an_equal_object():
 
 
 @pytest.mark.parametrize("frame", REFERENCE_FRAMES)
-@pytest.mark.parametrize("normalization", [False, True, "start"])
+@pytest.mark.parametrize("normalization", [False, True, "first-frame"])
 def test_dense_clips_give_the_same_bodies(clips, frame, normalization):
     """The form for export.py, which has absent bodies in the batch, too."""
     clip = clips[3].copy()

@@ -288,7 +288,8 @@ def test_settings_reach_the_optimizer_and_the_network(config):
 def test_a_causal_network_reads_consecutive_frames_and_is_tested_on_whole_clips(config):
     checkpoint = load(train.main(changed(config, epochs=1, causal=True, spatial_window=8)))
     assert checkpoint["preprocessing"] == {
-        "window_size": 0, "crop_resize": False, "origin_transfer": "body", "normalization": "start",
+        "window_size": 0, "crop_resize": False, "origin_transfer": "body",
+        "normalization": "first-frame",
     }  # fmt: skip
     assert checkpoint["augmentation"]["random_choose"]
 

@@ -21,7 +21,7 @@ def tiny_config(data, tmp_path, monkeypatch):
     """A tiny configuration on a copy of the data without test clips. Pictures are not drawn."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plot, "curves", lambda runs, path: None)
-    monkeypatch.setattr(train, "current_commit", lambda: "abc")
+    monkeypatch.setattr(train, "git_commit", lambda: "abc")
     folder = tmp_path / "xview"
     shutil.copytree(data / "xview", folder, ignore=shutil.ignore_patterns("val_*"))
     return train.make_config(data=str(folder), name="run", **TINY)

@@ -1,7 +1,6 @@
 """The folder of a training run, checkpoints/<name>/, and what is written there besides checkpoints."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,14 +109,3 @@ def tensorboard_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
         writer.flush()
 
     return write
-
-
-def current_commit() -> str:
-    """The commit of this code, with a + if files differ from it; "" outside a git checkout."""
-    options = {"capture_output": True, "text": True, "cwd": Path(__file__).parent}
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, **options)
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], **options).returncode
-        return head.stdout.strip() + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
