@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,17 +32,17 @@ import train  # noqa: E402
 class Killer:
     """Asked after each step whether to stop; kills the process `delay` seconds after a step."""
 
-    def __init__(self, steps, delay):
+    def __init__(self, steps: int, delay: float) -> None:
         self.steps, self.delay = steps, delay
 
-    def __call__(self):
+    def __call__(self) -> bool:
         self.steps -= 1
         if not self.steps:
             threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return False
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
