@@ -11,10 +11,10 @@
 
 Every clip is read once. Each benchmark of the data set becomes a subfolder of the output folder (xsub:
 the subjects in the test are not those in training; xview: the camera is another one; xset: the setups
-are others). Its files are described in skeletons/storage.py; "val" is the official test split. Two
-tables are written next to the benchmarks: skipped.csv lists the clips that could not be read,
-dropped.csv the bodies that were dropped from a clip, and why. An earlier conversion is replaced when
-the new one is complete.
+are others). Its files are described in docs/data.md; "val" is the official test split. Two tables are
+written next to the benchmarks: skipped.csv lists the clips that could not be read, dropped.csv the
+bodies that were dropped from a clip, and why. An earlier conversion is replaced when the new one is
+complete.
 """
 
 import argparse
@@ -193,19 +193,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", choices=DATASETS, default="ntu",
-                        help="which data set it is, unless it is custom (default: ntu)")  # fmt: skip
+                        help="data set, unless the recordings are custom (default: ntu)")  # fmt: skip
     parser.add_argument("--data_path", nargs="+", metavar="PATH",
-                        help="what to convert, in one of the formats above; several raw or .zip "
-                             "files can be given (default: nturgb+d_skeletons, ...)")  # fmt: skip
+                        help="recordings in one of the formats above; several raw or .zip files can be "
+                             "given (default: nturgb+d_skeletons, ...)")  # fmt: skip
     parser.add_argument("--ignored_sample_path", default=MISSING_LIST, metavar="FILE",
                         help="text file with the names of raw files to exclude (default: the official "
                              "list of missing skeletons)")  # fmt: skip
     parser.add_argument("--out_folder", metavar="FOLDER",
-                        help="where the arrays go (default: NTU-RGB-D, NW-UCLA, ...)")  # fmt: skip
+                        help="output folder (default: NTU-RGB-D, NW-UCLA, ...)")  # fmt: skip
     parser.add_argument("--bodies", choices=BODY_RULES, default="track",
-                        help="which bodies of a raw NTU file are kept. track: follow each body through "
-                             "the clip, drop spurious detections, keep the two that move most "
-                             "(default); sensor-order: the first two of each frame")  # fmt: skip
+                        help="rule for the bodies of a raw NTU file. track: track each body through "
+                             "the clip, drop spurious detections, keep the two that move most, always "
+                             "including the longest track (default); sensor-order: keep the first two "
+                             "of each frame")  # fmt: skip
     parser.add_argument("--padded", action="store_true",
                         help="write arrays (N, C, T, V, M) padded with zeros, for code of other "
                              "projects: 300 frames for NTU, else the longest clip")  # fmt: skip

@@ -181,9 +181,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
     parser.add_argument(
-        "--out", type=Path, help="default: next to the checkpoint, with the suffix .onnx"
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of train.py, not causal"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="output file (default: next to the checkpoint, with the suffix .onnx)",
     )
     parser.add_argument(
         "--data", help="folder of the benchmark to compare on (default: the one trained on)"

@@ -1,4 +1,4 @@
-"""What the stronger recipe adds to the paper's network. With the default `ExtensionConfig`, nothing.
+"""Optional components beyond the paper, all off by default; the presets `full` and `live` use them.
 
     joints -> ViewAdaptation -> JointFeatures -> both streams (model.py)
     temporal RNN   dropout of its input
@@ -6,7 +6,8 @@
     both           ResidualLSTMEncoder in place of LSTMEncoder
     live use       CausalTemporalRNN and CausalSpatialRNN read frames as they arrive
 
-Letters as in model.py: B bodies, C coordinates, T frames, V joints, S steps, W windows, F features.
+Letters as in model.py: B bodies, C channels of a joint, T frames, V joints, S steps, W windows,
+F features.
 """
 
 from collections.abc import Sequence
@@ -29,23 +30,22 @@ Network = TypeVar("Network")  # NetworkConfig of model.py, which imports this mo
 
 @dataclass(frozen=True)
 class ExtensionConfig:
-    """The additions, all off by default.
+    """Optional components beyond the paper, all off by default."""
 
-    modalities     "joint": positions; "motion": change since the previous frame; "bone": vector from
-                   the parent joint; "distance": distances to all joints
-    window_layers  The spatial RNN averages the features of its windows. With window_layers, the last of
-                   its LSTM layers read them in order instead. The layers before them, which read the
-                   joints of a window, then have part_hidden_size units.
-    """
-
-    modalities: tuple[Modality, ...] = ("joint",)  # what both streams read of each joint
+    # what both streams read of each joint: joint (position), motion (difference to the previous frame),
+    # bone (vector from the parent joint), distance (distances to all joints)
+    modalities: tuple[Modality, ...] = ("joint",)
     view_adaptation: int = 0  # LSTM units of the network that rotates bodies to a learned view; 0: off
     input_norm: bool = False  # batch normalisation of each feature of each joint
     embedding_size: int = 0  # size of a learned embedding of the inputs of the spatial RNN; 0: off
     residual: bool = False  # residual LSTM layers with layer normalisation
     input_dropout: float = 0.0  # dropout of the input of the temporal RNN
-    window_layers: int = 0  # of the spatial RNN's num_layers, those that read the windows in order
-    causal: bool = False  # read frames as they arrive, for live use; excludes view_adaptation
+    # spatial RNN: how many of num_layers run over the sequence of windows instead of the joints; 0:
+    # average the windows. Otherwise, the layers over the joints have part_hidden_size units
+    window_layers: int = 0
+    # read frames as they arrive: RNNs over time run forwards only, windows are consecutive frames
+    # without resampling, normalization uses the first frame; excludes view_adaptation
+    causal: bool = False
 
 
 class JointFeatures(nn.Module):
@@ -88,8 +88,8 @@ class JointFeatures(nn.Module):
 
 
 def motion(joints: Tensor) -> Tensor:
-    """Joints (B, C, T, V) -> their change since the previous frame, the same shape; zero where the body
-    is absent from one of the two frames."""
+    """Joints (B, C, T, V) -> their difference to the previous frame, the same shape. Zero where the
+    body is absent from one of the two frames."""
     visible = visible_frames(joints)  # (B, T)
     both = (visible[:, 1:] & visible[:, :-1])[:, None, :, None]
     return nn.functional.pad((joints[:, :, 1:] - joints[:, :, :-1]) * both, (0, 0, 1, 0))
@@ -190,7 +190,7 @@ class CausalTemporalRNN(nn.Module):
         state = {} if state is None else state
         part_states = state.setdefault("parts", [{} for _ in self.stream.parts])
         frames = self.stream.body_inputs(features, part_states)
-        return self.stream.body.step(frames, state.setdefault("body", {}))
+        return self.stream.whole_body.step(frames, state.setdefault("body", {}))
 
 
 class CausalSpatialRNN(nn.Module):

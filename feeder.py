@@ -1,6 +1,6 @@
-"""`Feeder`: a Dataset of skeleton clips. It opens files, selects clips and calls `Preprocess`.
+"""`Feeder`: a Dataset of skeleton clips, which opens files, selects clips and calls `Preprocess`.
 
-The files are made by convert_data.py and described in the README. Whole batches are made at once, by
+The files are made by convert_data.py and described in docs/data.md. Whole batches are made at once, by
 torch, on the device of the data (CPU or GPU); one clip is a batch of one.
 """
 

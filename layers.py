@@ -1,4 +1,4 @@
-"""What the networks of model.py are made of: an LSTM encoder, pooling over steps and persons, dropout.
+"""Building blocks of the networks: LSTM encoder, pooling over steps and bodies, dropout, CUDA streams.
 
 Letters as in model.py: N clips, M slots for bodies, B bodies, S steps of a sequence, F features.
 """

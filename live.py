@@ -1,4 +1,6 @@
-"""Live recognition: class probabilities after every frame, at the same cost for each.
+"""Live recognition: class probabilities after every frame (pictures are drawn in plot.py).
+
+Each frame costs the same.
 
     recognizer = Recognizer.load("checkpoints/live/best.pt")  # a causal network: --preset live
     for joints in sensor:  # (V, C), or (M, V, C) for several bodies; in the axes of the sensor
@@ -26,7 +28,8 @@ from skeletons.layout import Layout
 from skeletons.preprocess import Preprocess, to_reference
 from training.checkpoint import build_model, load_checkpoint
 
-FRAMES = ("camera", "first-frame", "body")  # reference frames that are known in the first frame
+# The reference frames that are known in the first frame.
+LIVE_REFERENCE_FRAMES = ("camera", "first-frame", "body")
 
 
 class Recognizer:
@@ -42,11 +45,11 @@ class Recognizer:
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess, classes: list[str]) -> None:
         known = preprocess.normalization in (False, "first-frame")
-        known = known and preprocess.origin_transfer in FRAMES
+        known = known and preprocess.origin_transfer in LIVE_REFERENCE_FRAMES
         if not model.causal or not known:
             raise ValueError(
                 "only a causal network can read frames as they arrive\ntrain one with --preset live, "
-                f"and with one of these reference frames: {', '.join(FRAMES)}"
+                f"and with one of these reference frames: {', '.join(LIVE_REFERENCE_FRAMES)}"
             )
         self.model, self.preprocess, self.classes = model.eval(), preprocess.eval(), classes
         self.reset()

@@ -1,5 +1,7 @@
-"""The two-stream RNN of Wang & Wang, "Modeling Temporal Dynamics and Spatial Configurations of Actions
-Using Two-Stream Recurrent Neural Networks", CVPR 2017 (arXiv 1704.02581).
+"""The two-stream RNN of Wang & Wang (CVPR 2017) and its late fusion.
+
+"Modeling Temporal Dynamics and Spatial Configurations of Actions Using Two-Stream Recurrent Neural
+Networks", arXiv 1704.02581.
 
     clips (N, C, T, V, M) -- the bodies that are present --> (B, C, T, V)
         temporal RNN   a step is a frame: the coordinates of all joints            T steps
@@ -8,12 +10,14 @@ Using Two-Stream Recurrent Neural Networks", CVPR 2017 (arXiv 1704.02581).
     late fusion: weight * softmax(temporal) + (1 - weight) * softmax(spatial)
 
 Letters:
-    N clips                  C coordinates of a joint: x, y, z     T frames                V joints
-    M body slots of a clip   B bodies in the batch, of all clips   W windows of frames
+    N clips                  C channels of a joint: coordinates x, y, z, or features
+    M body slots of a clip   B bodies in the batch, of all clips
+    T frames                 W windows of frames                  V joints
     S steps of an RNN        F features
 
 The terms are the paper's: temporal and spatial RNN, stacked and hierarchical, chain and traversal.
-What this repository adds to the paper is in extensions.py. All of it is off by default.
+Optional components beyond the paper are in extensions.py, off by default. README.md lists the other
+deviations.
 """
 
 from collections.abc import Callable
@@ -24,8 +28,16 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-import extensions as added  # what the stronger recipe adds to the paper
-from extensions import ExtensionConfig
+from extensions import (
+    CausalSpatialRNN,
+    CausalTemporalRNN,
+    ExtensionConfig,
+    JointFeatures,
+    encode_causally,
+    extend_spatial,
+    extend_temporal,
+    make_view_adaptation,
+)
 from layers import (
     PERSON_POOLINGS,
     Dropout,
@@ -49,20 +61,22 @@ SPATIAL: tuple[str, ...] = get_args(Spatial)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The paper's networks. Sizes, directions, pooling and dropout are those of the authors' released
-    code. The paper's text has bidirectional=False and pooling="last"."""
+    """The paper's two streams, as implemented here. Sizes, directions, pooling and dropout are those of
+    the authors' released code. The paper's text has bidirectional=False and pooling="last"."""
 
     temporal: Temporal = "hierarchical"  # structure of the temporal RNN
     spatial: Spatial = "traversal"  # order of the joints in the spatial RNN
     hidden_size: int = 512  # LSTM units of a layer, in each direction
-    part_hidden_size: int = 256  # the same in the RNNs of the body parts ("hierarchical")
+    # LSTM units in the RNN of each body part ("hierarchical") and, with window_layers, in the layers of
+    # the spatial RNN over the joints
+    part_hidden_size: int = 256
     num_layers: int = 2  # LSTM layers of each stream; in "hierarchical" the part RNNs are the first
     bidirectional: bool = True  # read each sequence forwards and backwards
-    dropout: float = 0.5  # between the LSTM layers, and before the classifiers
-    pooling: Pooling = "max"  # of the hidden states over the steps: "max", "mean", or the "last" one
+    dropout: float = 0.5  # dropout between the LSTM layers and before the classifiers
+    pooling: Pooling = "max"  # temporal pooling of the hidden states: max, mean or last
     spatial_window: int = 100  # frames of a joint that one step of the spatial RNN reads
-    spatial_stride: int = 0  # frames from one such window to the next, at most; 0: spatial_window
-    person_pooling: PersonPooling = "mean"  # of the features of several bodies in a clip
+    spatial_stride: int = 0  # largest hop between windows (causal: exact hop); 0: no overlap
+    person_pooling: PersonPooling = "mean"  # pooling over the bodies of a clip
     temporal_weight: float = 0.5  # weight of the temporal stream in the fusion, 0 to 1
 
 
@@ -78,8 +92,8 @@ class TwoStreamRNN(nn.Module):
 
     layout       joints, bones and body parts
     num_classes  number of action classes
-    network      the paper's networks
-    extensions   additions to them, all off by default
+    network      settings of the paper's two streams
+    extensions   settings of the components beyond the paper, all off by default
     channels     coordinates of a joint, C
 
     The attribute `temporal_weight` may be changed after training.
@@ -102,20 +116,17 @@ class TwoStreamRNN(nn.Module):
         self.num_joints, self.channels, self.causal = len(layout.joints), channels, extensions.causal
         self.person_pooling, self.temporal_weight = network.person_pooling, network.temporal_weight
         # By default the view is not adapted, the features of a joint are its coordinates, and the
-        # streams have no additions.
-        joint_features = added.JointFeatures(layout, channels, extensions)
+        # streams have no extensions.
+        joint_features = JointFeatures(layout, channels, extensions)
         size = joint_features.output_size
-        self.view_adaptation = added.make_view_adaptation(layout, channels, extensions)
-        self.temporal = TemporalRNN(layout, size, **added.extend_temporal(network, extensions))
-        self.spatial = SpatialRNN(
-            layout, size, **added.extend_spatial(layout, size, network, extensions)
-        )
+        self.view_adaptation = make_view_adaptation(layout, channels, extensions)
+        self.temporal = TemporalRNN(layout, size, **extend_temporal(network, extensions))
+        self.spatial = SpatialRNN(layout, size, **extend_spatial(layout, size, network, extensions))
         if extensions.causal:
-            self.temporal = added.CausalTemporalRNN(self.temporal)
-            self.spatial = added.CausalSpatialRNN(self.spatial)
-        self.joint_features = (
-            joint_features  # (here, to keep the parameters in the order of earlier runs)
-        )
+            self.temporal = CausalTemporalRNN(self.temporal)
+            self.spatial = CausalSpatialRNN(self.spatial)
+        # Assigned last: the optimizer state of checkpoints depends on the parameter order.
+        self.joint_features = joint_features
         self.dropout = Dropout(network.dropout)
         self.temporal_classifier = nn.Linear(self.temporal.output_size, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.output_size, num_classes)
@@ -132,8 +143,8 @@ class TwoStreamRNN(nn.Module):
                 f"clips of another layout: {num_joints} joints with {channels} coordinates\n"
                 f"this model reads {self.num_joints} joints with {self.channels} coordinates"
             )
-        # A batch without any body is read as one body of zeros, whose features are then dropped. So all
-        # parameters have gradients, which processes that train together wait for.
+        # Without any body, the RNNs run on one dummy body, so that every parameter has a gradient
+        # (DistributedDataParallel waits for all).
         joints = bodies.joints if count else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
         return self.classify([features[:count] for features in self.encode(joints)], bodies)
 
@@ -141,7 +152,7 @@ class TwoStreamRNN(nn.Module):
         """Joints (B, C, T, V) -> features of the bodies from both streams, (B, F) each."""
         streams = (self.temporal, self.spatial)
         if self.causal:
-            return added.encode_causally(streams, self.joint_features, joints)
+            return encode_causally(streams, self.joint_features, joints)
         features = self.joint_features(self.view_adaptation(joints))
         return run_on_cuda_streams([partial(stream, features) for stream in streams])
 
@@ -153,19 +164,24 @@ class TwoStreamRNN(nn.Module):
         return Logits(self.temporal_classifier(temporal), self.spatial_classifier(spatial))
 
     def posterior(self, logits: Logits) -> Tensor:
-        """Late fusion: Logits -> class probabilities (N, classes), the weighted mean of both softmaxes
-        (the paper's "softmax class posteriors")."""
+        """Logits -> class probabilities of the fusion (N, classes)."""
         temporal, spatial = (stream.float().softmax(1) for stream in logits)
-        return self.temporal_weight * temporal + (1 - self.temporal_weight) * spatial
+        return fuse(temporal, spatial, self.temporal_weight)
+
+
+def fuse(temporal: Tensor, spatial: Tensor, temporal_weight: float | Tensor) -> Tensor:
+    """Late fusion: the weighted mean of both streams' softmax outputs (N, classes), which the paper
+    calls softmax class posteriors."""
+    return temporal_weight * temporal + (1 - temporal_weight) * spatial
 
 
 class TemporalRNN(nn.Module):
     """The paper's temporal RNN: a step is a frame.
 
     stacked       LSTM layers read the coordinates of all joints.
-    hierarchical  One LSTM for each of five body parts (two arms, trunk, two legs) reads the joints of
-                  this part. Their hidden states are concatenated, frame by frame, and read by the LSTM
-                  of the whole body.
+    hierarchical  One LSTM for each body part of the layout (five in the paper: two arms, trunk, two
+                  legs) reads the joints of this part. Their hidden states are concatenated, frame by
+                  frame, and read by the LSTM of the whole body.
 
     channels     features of a joint, in the paper its coordinates
     encoder      class of the RNNs
@@ -189,7 +205,7 @@ class TemporalRNN(nn.Module):
         if network.temporal == "hierarchical":
             if num_layers < 2:
                 raise ValueError(
-                    "the hierarchical temporal RNN needs num_layers >= 2: parts, then body"
+                    "the hierarchical temporal RNN needs num_layers >= 2: parts, then whole body"
                 )
             for joints in layout.parts.values():
                 self.parts.append(rnn(channels * len(joints), network.part_hidden_size, 1))
@@ -199,12 +215,12 @@ class TemporalRNN(nn.Module):
         self.register_buffer("part_order", torch.tensor(part_order), persistent=False)
         self.part_sizes = [len(joints) for joints in layout.parts.values()]
         self.dropout = Dropout(network.dropout)
-        self.body = rnn(input_size, network.hidden_size, num_layers, pooling=network.pooling)
-        self.output_size = self.body.output_size
+        self.whole_body = rnn(input_size, network.hidden_size, num_layers, pooling=network.pooling)
+        self.output_size = self.whole_body.output_size
 
     def forward(self, features: Tensor) -> Tensor:
         """Features of the joints (B, C, T, V) -> of the body (B, F)."""
-        return self.body(self.body_inputs(features))
+        return self.whole_body(self.body_inputs(features))
 
     def body_inputs(self, features: Tensor, part_states: list[State] | None = None) -> Tensor:
         """Features of the joints (B, C, T, V) -> what the RNN of the body reads (B, T, input size).

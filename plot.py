@@ -1,4 +1,4 @@
-"""Draw pictures from saved files.
+"""All pictures and animations: data, training curves, tests, predictions.
 
     python plot.py curves checkpoints/a checkpoints/b        # accuracy and loss over the epochs
     python plot.py skeletons NTU-RGB-D/xview                 # stills of clips of several classes
@@ -380,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("picture", choices=PICTURES)
+    parser.add_argument("picture", choices=PICTURES, help="kind of picture")
     inputs = "folders of runs (curves), a data folder (skeletons), ..._test.json (early_recognition)"
     parser.add_argument("inputs", nargs="+", help=inputs)
     parser.add_argument("--out", help="output file (default: <picture>.png)")

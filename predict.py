@@ -2,11 +2,11 @@
 
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
-    python predict.py capture.npy --stream --checkpoint checkpoints/live/best.pt
-    SENSOR | python predict.py --stream --checkpoint checkpoints/live/best.pt
+    python predict.py capture.npy --live --checkpoint checkpoints/live/best.pt
+    SENSOR | python predict.py --live --checkpoint checkpoints/live/best.pt
 
 A FILE is anything that convert_data.py reads, a raw file of any name, or a .npy file of one clip,
-(T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M). --stream needs a causal network (train.py
+(T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M). --live needs a causal network (train.py
 --preset live) and prints a prediction after every frame. Without FILE it reads frames from the standard
 input: one line per frame, V x C numbers for each body (x, y, z of the first joint, of the second, ...);
 an empty line is a frame without a body.
@@ -171,9 +171,9 @@ def print_predictions(
 
 def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     """Do what the options say; what cannot be read is added to `failures`."""
-    predictor = Predictor(arguments.checkpoint, "cpu" if arguments.stream else arguments.device)
+    predictor = Predictor(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
     clips = select_clips(arguments.files, arguments.clip, predictor, failures)
-    if not arguments.stream:
+    if not arguments.live:
         print_predictions(predictor, clips, arguments.animate, arguments.fps)
         return
     recognizer = Recognizer.load(arguments.checkpoint)
@@ -191,32 +191,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="*", metavar="FILE")
-    parser.add_argument("--checkpoint", required=True, type=Path)
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="recordings, in one of the formats above"
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint of train.py")
     parser.add_argument(
         "--clip",
         nargs="+",
         metavar="NAME",
-        help="only these clips of FILE, by name or by number, from 0; training clips are counted first",
+        help="select clips of FILE by name or by index (train split first, then val)",
     )
     parser.add_argument(
         "--animate",
         metavar="OUT.gif",
-        help="draw the clips, at most five, and how the prediction changes",
+        help="draw the clips, at most five, and the prediction after each frame",
     )
-    parser.add_argument("--stream", action="store_true", help="print a prediction after every frame")
+    parser.add_argument("--live", action="store_true", help="print a prediction after every frame")
     parser.add_argument(
         "--fps",
         type=float,
         default=30.0,
-        help="frames per second (default: 30); 0: as fast as possible",
+        help="frames per second of --animate and --live (default: 30); 0: as fast as possible; ignored "
+        "with frames from the standard input",
     )
-    parser.add_argument("--device", default="", help="default: the GPU if there is one")
+    parser.add_argument(
+        "--device",
+        default="",
+        help="cuda or cpu (default: the GPU if there is one); ignored with --live, which uses the CPU",
+    )
     arguments = parser.parse_args(argv)
-    if not arguments.files and not arguments.stream:
-        parser.error("give a FILE, or --stream to read frames from the standard input")
-    if arguments.animate and (arguments.stream or not arguments.animate.endswith(".gif")):
-        parser.error("--animate draws whole clips, not a --stream, as a .gif")
+    if not arguments.files and not arguments.live:
+        parser.error("give a FILE, or --live to read frames from the standard input")
+    if arguments.animate and (arguments.live or not arguments.animate.endswith(".gif")):
+        parser.error("--animate draws whole clips as a .gif, and not with --live")
     failures = []
     try:
         predict(arguments, failures)

@@ -440,11 +440,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", default="demo/raw", help="output folder (default: %(default)s)")
     parser.add_argument("--actions", type=int, nargs="+", default=list(ACTIONS), metavar="NUMBER",
-                        help=f"NTU's numbers (default: {' '.join(map(str, ACTIONS))})")  # fmt: skip
-    parser.add_argument("--subjects", type=int, default=8, help="people (default: %(default)s)")
+                        help="NTU numbers of the actions (default: "
+                             f"{' '.join(map(str, ACTIONS))})")  # fmt: skip
+    parser.add_argument(
+        "--subjects", type=int, default=8, help="number of subjects (default: %(default)s)"
+    )
     parser.add_argument("--replications", type=int, default=2,
-                        help="takes of each action by each subject (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+                        help="number of takes of each action by each subject "
+                             "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.actions) - set(ACTIONS):
         parser.error(f"no action {', '.join(map(str, sorted(unknown)))}: choose from {list(ACTIONS)}")

@@ -12,7 +12,8 @@ writes, next to the (first) checkpoint:
 best_test.json         all of this, the configuration and the machine; benchmarks/tables.py reads it
 best_confusion.png     the confusion matrix
 best_report.png        accuracy by fusion weight and, with --early_recognition, by observation ratio
-best_predictions.csv   a line per clip: name, class, prediction and probability
+best_predictions.csv   a line per clip: its name, class, the class that the fusion predicts and its
+                       probability, and the classes that the temporal and spatial streams predict
 best_scores.npz        posterior (N, 3, classes) of temporal, spatial, fused; label (N,); name (N,)
 
 Network and preprocessing are rebuilt from the checkpoint alone. The results are those of the
@@ -34,6 +35,7 @@ import torch
 from torch import Tensor
 
 from feeder import Feeder
+from model import fuse
 from skeletons.layout import Layout
 from skeletons.storage import read_meta, split_files
 from training import engine
@@ -83,7 +85,8 @@ class Evaluation:
         self.path, self.arguments, self.device = path, arguments, device
         self.checkpoint = load_checkpoint(path)
         if arguments.temporal_weight is not None:
-            self.checkpoint["network"]["network"]["temporal_weight"] = arguments.temporal_weight
+            options = self.checkpoint["model_args"]["network"]
+            options["temporal_weight"] = arguments.temporal_weight
         self.model = build_model(self.checkpoint).to(device)
         self.data = arguments.data or self.checkpoint["config"]["data"]
         self.seconds = 0.0  # that the test took
@@ -275,7 +278,7 @@ def accuracy_by_group(correct: Tensor, groups: Sequence[Any]) -> dict[Any, dict[
 def accuracies_by_weight(posterior: Tensor, label: Tensor) -> list[float]:
     """Accuracy of the fusion for each of TEMPORAL_WEIGHTS."""
     temporal, spatial = posterior[:, 0], posterior[:, 1]
-    fused = [(w * temporal + (1 - w) * spatial).argmax(1) for w in TEMPORAL_WEIGHTS]
+    fused = [fuse(temporal, spatial, weight).argmax(1) for weight in TEMPORAL_WEIGHTS]
     return [(predicted == label).float().mean().item() for predicted in fused]
 
 
@@ -313,14 +316,15 @@ def write_outputs(evaluations: list[Evaluation], results: Results, record: dict[
     classes, label = first.checkpoint["classes"], results.label.tolist()
     others = "".join(f"+{one.path.parent.name}-{one.path.stem}" for one in evaluations[1:])
     others = others if len(others) < 100 else f"+{len(evaluations) - 1}-others"  # names have limits
-    outputs = [f"{first.path.with_suffix('')}{others}{ending}" for ending in TEST_OUTPUTS]
+    stem = f"{first.path.with_suffix('')}{others}"
+    outputs = {content: stem + ending for content, ending in TEST_OUTPUTS.items()}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    Path(outputs[0]).write_text(text, encoding="utf-8")
+    Path(outputs["record"]).write_text(text, encoding="utf-8")
     accuracy = record["results"]["fused"]["accuracy"]
     title = f"{first.path.parent.name}{others}: {100 * accuracy:.1f} % of {len(label)} clips"
-    plot.confusion(confusion_matrix(results, len(classes)), classes, outputs[1], title)
-    plot.report(record, outputs[2], title)
-    with open(outputs[3], "w", encoding="utf-8", newline="") as file:
+    plot.confusion(confusion_matrix(results, len(classes)), classes, outputs["confusion"], title)
+    plot.report(record, outputs["report"], title)
+    with open(outputs["predictions"], "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(("clip", "class", "predicted", "probability", "temporal", "spatial"))
         for name, true, (temporal, spatial, fused), posterior in zip(
@@ -329,8 +333,13 @@ def write_outputs(evaluations: list[Evaluation], results: Results, record: dict[
         ):  # fmt: skip
             true, fused_name, *streams = (classes[i] for i in (true, fused, temporal, spatial))
             table.writerow((name, true, fused_name, f"{posterior[fused]:.4f}", *streams))
-    np.savez(outputs[4], posterior=results.posterior.numpy(), label=np.array(label), name=results.names)
-    return outputs
+    np.savez(
+        outputs["scores"],
+        posterior=results.posterior.numpy(),
+        label=np.array(label),
+        name=results.names,
+    )
+    return list(outputs.values())
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -360,19 +369,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT",
+                        help="checkpoint of train.py; several form an ensemble")  # fmt: skip
     parser.add_argument("--data", help="folder of the benchmark (default: the one trained on)")
     parser.add_argument("--temporal_weight", type=float, metavar="WEIGHT",
-                        help="of the temporal stream in the fusion (default: as trained)")  # fmt: skip
-    parser.add_argument("--batch_size", type=int, default=256, help="(default: 256)")
-    parser.add_argument("--device", default="", help="default: the GPU if there is one")
+                        help="weight of the temporal stream in the fusion "
+                             "(default: as trained)")  # fmt: skip
+    parser.add_argument("--batch_size", type=int, default=256, help="clips per batch (default: 256)")
+    parser.add_argument("--device", default="", help="cuda or cpu (default: the GPU if there is one)")
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32",
-                        help="in which the network computes (default: float32)")  # fmt: skip
+                        help="computation type (bfloat16: autocast; default: float32)")  # fmt: skip
     parser.add_argument("--tta", type=int, default=1, metavar="N",
                         help="test-time augmentation: mean over the whole clip and N - 1 random crops "
                              "and transforms of it (default: 1, none)")  # fmt: skip
     parser.add_argument("--early_recognition", action="store_true",
-                        help="also test on the first 10 %% of each clip, 20 %%, ...")  # fmt: skip
+                        help="test also on the first 10 %% of each clip, 20 %%, ...")  # fmt: skip
     parser.add_argument("--num_workers", type=int, default=0,
                         help="processes that make batches (default: 0)")  # fmt: skip
     parser.add_argument("--mmap", action="store_true", help="leave the data on disk")

@@ -1,6 +1,6 @@
-"""Train a two-stream RNN.
+"""Train a two-stream RNN: settings, presets, learning rate schedule, the loop over epochs.
 
-    python train.py                                  # the paper's settings, below
+    python train.py                                  # the defaults (preset paper)
     python train.py --spatial chain --epochs 50      # any setting can be given on the command line
     python train.py --preset small --data NW-UCLA/xview
     python train.py --name my-run --resume           # go on with a run that was stopped
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 
@@ -28,6 +28,7 @@ from extensions import ExtensionConfig
 from feeder import Feeder
 from layers import check_choice
 from model import NetworkConfig, TwoStreamRNN
+from skeletons.preprocess import ReferenceFrame
 from skeletons.storage import read_meta, split_files
 from skeletons.version import git_commit
 from training import engine
@@ -50,8 +51,11 @@ from training.settings import flat, from_nested, with_fields
 from training.validation import validation_split
 
 # --- Settings -----------------------------------------------------------------------------------------
-# The defaults are those of the paper and its published code. The network's settings are in model.py
-# (NetworkConfig); what the stronger recipe adds to the network is in extensions.py (ExtensionConfig).
+# The network's settings are in model.py (NetworkConfig) and extensions.py (ExtensionConfig). The
+# default network follows the authors' released code. Optimizer, learning rate, epochs and batch size
+# are those of the repository that this one succeeds. README.md lists all deviations from the paper.
+
+Schedule = Literal["multistep", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -59,66 +63,74 @@ class PreprocessingConfig:
     """How a clip is brought to one length, position and size (skeletons/preprocess.py)."""
 
     window_size: int = 100  # frames of a training item; 0: as many as the longest clip has
-    # Origin and axes of the coordinates (see Feeder's origin_transfer).
-    reference_frame: Literal["camera", "first-body", "per-frame", "first-frame", "body"] = "body"
-    normalization: bool = True  # divide coordinates by the body's mean bone length
+    # origin and axes of the coordinates (origin_transfer in skeletons/preprocess.py)
+    reference_frame: ReferenceFrame = "body"
+    # divide by the mean bone length of the clip (all its bodies; causal networks: the first body in its
+    # first frame)
+    normalization: bool = True
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
     """Random changes to each training clip, drawn anew in each epoch (skeletons/preprocess.py)."""
 
-    crop_ratio: tuple[float, float] = (0.5, 1.0)  # share of a clip that is cut out, from - to
+    # share of the clip that the random crop keeps, least and most
+    crop_ratio: tuple[float, float] = (0.5, 1.0)
     rotate: tuple[float, float, float] = (0.3, 0.3, 0.3)  # largest angles about x, y, z, in radians
-    scale: float = 0.1  # sizes along x, y, z are multiplied by 1 +- this
-    shear: float = 0.1  # shear factors are drawn from +- this
-    bone_length_jitter: float = 0.0  # each bone's length is multiplied by 1 +- this
+    # coordinates are multiplied by a random factor from 1 - x to 1 + x, one per axis
+    scale: float = 0.1
+    shear: float = 0.1  # random shear factors from -x to x, one per ordered pair of axes
+    # bone lengths are multiplied by a random factor from 1 - x to 1 + x, one per bone, equal on both
+    # sides
+    bone_length_jitter: float = 0.0
     flip_prob: float = 0.0  # probability that a clip is mirrored
-    lr_swap_prob: float = 0.0  # probability that left and right joints trade names, as sensors err
+    # probability that left and right joints are exchanged, as when the sensor mistakes back for front
+    swap_sides_prob: float = 0.0
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer (Adam), learning rate schedule and loss."""
+    """Optimizer (Adam or AdamW), learning rate schedule and loss."""
 
     epochs: int = 300  # passes over the training clips
     batch_size: int = 256  # clips per step, over all processes
-    learning_rate: float = 0.001  # the largest of the schedule
-    schedule: Literal["multistep", "cosine"] = "multistep"  # cosine: to zero at the last epoch
+    learning_rate: float = 0.001  # peak learning rate
+    schedule: Schedule = "multistep"  # cosine: decays to zero after the last epoch
     milestones: tuple[int, ...] = (100, 160, 220)  # multistep: epochs after which the rate drops
-    gamma: float = 0.5  # multistep: factor by which it drops
+    gamma: float = 0.5  # multistep: factor of each drop
     warmup_epochs: int = 0  # epochs in which the learning rate grows
-    weight_decay: float = 0.0  # of AdamW; 0: Adam
-    label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
-    max_grad_norm: float = 0.0  # the gradient is scaled down to this norm; 0: never
+    weight_decay: float = 0.0  # weight decay (AdamW; 0 equals Adam)
+    label_smoothing: float = 0.0  # probability mass spread evenly over all classes
+    max_grad_norm: float = 0.0  # gradient clipping: largest norm; 0: off
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """What does not change the results, but for rounding."""
+    """Where and how to compute. Device and precision (and on a GPU, num_workers 0 or more) change
+    random numbers or rounding, not the method. On a CPU, the result does not depend on num_workers."""
 
-    device: str = ""  # cuda or cpu; default: the GPU if there is one
-    precision: Literal["float32", "bfloat16"] = "float32"  # in which the network computes
+    device: str = ""  # cuda or cpu; empty: the GPU if there is one
+    precision: engine.Precision = "float32"  # computation type (bfloat16: autocast)
     num_workers: int = 0  # processes that make batches; 0: batches are made on the device
     mmap: bool = False  # leave the data on disk, if it does not fit into memory
-    tensorboard: bool = False  # also log for TensorBoard, in the run's folder
+    tensorboard: bool = False  # log for TensorBoard, too, in the run's folder
 
 
 @dataclass(frozen=True)
 class Config:
-    """Data and run."""
+    """Data, name, validation and seed of a run."""
 
     data: str = "NTU-RGB-D/xview"  # folder of a benchmark, made by convert_data.py
-    name: str = ""  # the run's folder in checkpoints/; default: <data>-<spatial>-<temporal>
+    name: str = ""  # the run's folder in checkpoints/; empty: <data>-<spatial>-<temporal>
     network: NetworkConfig = field(default_factory=NetworkConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    # Share of the training clips, at least, that is set aside to choose best.pt: whole subjects.
-    # 0: none, and best.pt is the last epoch.
+    # least share of the training clips to hold out for choosing best.pt, by whole subjects; 0: train on
+    # all, best.pt is the last epoch
     validation_ratio: float = 0.05
-    validation_camera: int = 0  # set aside the training clips of this camera instead; 0: by subject
-    seed: int = 0  # of all random numbers
+    validation_camera: int = 0  # hold out the training clips of this camera instead; 0: by subject
+    seed: int = 0  # random seed
     extensions: ExtensionConfig = field(default_factory=ExtensionConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -129,13 +141,14 @@ FULL = {
     "input_norm": True, "embedding_size": 64, "input_dropout": 0.2, "dropout": 0.3,
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
-    "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "flip_prob": 0.5, "lr_swap_prob": 0.3,
+    "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "flip_prob": 0.5, "swap_sides_prob": 0.3,
     "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warmup_epochs": 3,
     "weight_decay": 0.01, "label_smoothing": 0.1, "max_grad_norm": 1.0,
 }  # fmt: skip
 
 # Named changes to the settings above: `python train.py --preset demo`.
 PRESETS: dict[str, dict[str, Any]] = {
+    # The published architecture, trained with this repository's defaults.
     "paper": {},
     # A smaller network and shorter windows: minutes on two CPU cores, for small data sets and laptops.
     "small": {
@@ -181,7 +194,7 @@ def validate(config: Config) -> None:
                  "warmup_epochs", "weight_decay", "max_grad_norm", "num_workers"):  # fmt: skip
         if values[name] < 0:
             raise ValueError(f"{name}={values[name]}: must not be negative")
-    check_choice("schedule", config.optimization.schedule, ("multistep", "cosine"))
+    check_choice("schedule", config.optimization.schedule, get_args(Schedule))
     stride = config.network.spatial_stride or config.network.spatial_window
     if config.extensions.causal and 0 < config.preprocessing.window_size < stride:
         raise ValueError(
@@ -212,7 +225,7 @@ def augmentation_options(config: Config) -> dict[str, Any]:
         "rand_shear": augmentation.shear,
         "rand_bone_scale": augmentation.bone_length_jitter,
         "rand_flip": augmentation.flip_prob,
-        "rand_lr_swap": augmentation.lr_swap_prob,
+        "rand_swap_sides": augmentation.swap_sides_prob,
     }
 
 
@@ -288,7 +301,7 @@ class Run:
         self.batches = make_loader(feeder, train_clips, batch_size, order, machine.num_workers, device)
         self.validation_batches = make_loader(feeder.eval(), self.validation_clips, batch_size)
 
-        self.about = {  # config.json
+        self.run_info = {  # config.json
             "config": asdict(config),
             "commit": git_commit(),
             "torch": torch.__version__,
@@ -297,30 +310,32 @@ class Run:
             "parameters": sum(p.numel() for p in model.parameters()),
             "flops": flops,
         }
-        self.facts = {  # the part of a checkpoint that stays the same
-            "network": {
+        self.fixed_entries = {  # the part of a checkpoint that stays the same
+            "model_args": {
                 "network": asdict(config.network),
                 "extensions": asdict(config.extensions),
                 "channels": feeder.channels,
             },
             "layout": feeder.layout.to_dict(),
             "classes": feeder.classes,
-            "clips": self.about["clips"],
+            "clips": self.run_info["clips"],
             "validation": self.validation_clips,
             "preprocessing": evaluation_options(feeder),
             "augmentation": augmentation_options(config),
-            "config": self.about["config"],
-            "commit": self.about["commit"],
+            "config": self.run_info["config"],
+            "commit": self.run_info["commit"],
         }
         torch.manual_seed(config.seed + get_rank())
 
     def restore(self, path: Path) -> tuple[int, list[float]]:
         """Go back to the state of a checkpoint -> (its epoch, its best score)."""
         checkpoint = load_checkpoint(path)
-        differing = [k for k in ("layout", "classes", "clips") if checkpoint[k] != self.facts[k]]
+        differing = [
+            k for k in ("layout", "classes", "clips") if checkpoint[k] != self.fixed_entries[k]
+        ]
         if differing:
             raise ValueError(
-                f"{self.about['config']['data']} is not the data of {path}: other "
+                f"{self.run_info['config']['data']} is not the data of {path}: other "
                 f"{', '.join(differing)}\ngive the folder that it was trained on with --data"
             )
         self.state.load_state_dict(checkpoint)
@@ -340,8 +355,8 @@ def main(
 
     resume     go on after the last saved epoch
     overwrite  replace a run of the same name
-    stop       asked after each step whether to stop; then engine.Interrupted is raised, and the epoch
-               in progress is lost
+    stop       as in engine.train_epoch, and also asked after each epoch; when engine.Interrupted is
+               raised, the epoch in progress is lost
 
     If several processes train together, the caller calls destroy_distributed afterwards.
     """
@@ -357,10 +372,10 @@ def main(
     tensorboard = tensorboard_writer(folder.path) if config.machine.tensorboard and writes else None
     epoch, best = run.restore(folder.last) if resume else (0, [-1.0, 0.0])
     if writes:
-        folder.begin(run.about, resume_after=epoch)
+        folder.begin(run.run_info, resume_after=epoch)
         if resume:
             print(f"resuming after epoch {epoch} of {epochs}")
-        print(f"{folder.path}: {describe_run(run.about, get_world_size())}")
+        print(f"{folder.path}: {describe_run(run.run_info, get_world_size())}")
     model, scheduler = run.state.model, run.state.scheduler
     if get_world_size() > 1:
         model = torch.nn.parallel.DistributedDataParallel(model)
@@ -389,7 +404,7 @@ def main(
             score = [metrics["fused"]["accuracy"], -metrics["fused"]["loss"]]
         line["seconds"] = round(time.perf_counter() - started, 3)
         epoch, improved, best = epoch + 1, score >= best, max(score, best)
-        checkpoint = run.facts | run.state.state_dict() | {"epoch": epoch, "best": best}
+        checkpoint = run.fixed_entries | run.state.state_dict() | {"epoch": epoch, "best": best}
         if writes:
             # last.pt is written last: a resumed run repeats whatever was written after it.
             folder.append_log(line)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="folder of a benchmark")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     parser.add_argument("--victim", nargs=3, help=argparse.SUPPRESS)  # config, steps, delay
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -44,6 +44,7 @@ from tables import flatten  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 from training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from training.engine import PRECISIONS  # noqa: E402
 
 # What `full` has and `paper` has not: component -> fields of Config. `small` has the first.
 COMPONENTS = {
@@ -57,7 +58,7 @@ COMPONENTS = {
     "dropout": ("dropout", "input_dropout"),
     "larger rotations": ("rotate",),
     "bone length jitter": ("bone_length_jitter",),
-    "flip and left-right swap": ("flip_prob", "lr_swap_prob"),
+    "flip and left-right swap": ("flip_prob", "swap_sides_prob"),
     "optimizer and schedule": ("batch_size", "learning_rate", "schedule", "milestones",
                                "warmup_epochs", "weight_decay", "max_grad_norm"),
     "label smoothing": ("label_smoothing",),
@@ -157,7 +158,7 @@ def swap_streams(label: str, temporal: Path, spatial: Path, record: Path) -> boo
     record -> whether this succeeded. Raises FileNotFoundError where a checkpoint is missing."""
     contents, other = (load_checkpoint(run_folder(one) / "last.pt") for one in (temporal, spatial))
     contents["model"] |= {k: v for k, v in other["model"].items() if k.startswith("spatial")}
-    for key in ("network", "config"):
+    for key in ("model_args", "config"):
         contents[key]["network"]["spatial"] = other[key]["network"]["spatial"]
     folder = run_folder(record)
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,9 +213,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation_ratio", type=float, default=0.0,
                         help="least part of the training clips used for validation")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, help="instead of the preset's")
+    parser.add_argument("--epochs", type=int, help="number of epochs, instead of the preset's")
     parser.add_argument("--batch_size", type=int, help="ablation: that of `paper` and `small`")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--swap_streams", action="store_true",
                         help="combinations: four architectures from two runs")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue the unfinished run")

@@ -4,7 +4,7 @@ Most clips show one person, while data sets keep two slots. Absent bodies are ne
 computed. An absent body has zero coordinates, in memory and on disk; `visible_frames` tests for it.
 
 Letters: N clips, M slots for bodies in a clip, B bodies in the batch, C coordinates, T frames of a
-window, V joints, F frames of all bodies together.
+window, V joints, R rows: the frames of all bodies, one body after the other.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class BodyBatch(NamedTuple):
 class Tracks(NamedTuple):
     """The bodies of many clips, each in all frames of its clip, one body after the other.
 
-    joints      float32 (F, C V)
-    visible     bool (F,): the body is visible in the frame
+    joints      float32 (R, C V)
+    visible     bool (R,): the body is visible in the frame
     offsets     int64 (N, M): first row of each body; -1: the clip has no such body. Always on the host,
                 which must know how many bodies a batch has
     bone_scale  float32 (N,): mean length of the bones of all bodies in the frames in which they are
@@ -196,6 +196,6 @@ class Tracks(NamedTuple):
 
 
 def _clip_scale(lengths: Tensor, visible: Tensor, clip: Tensor, count: int) -> Tensor:
-    """Mean bone length of each of `count` clips, from that of each row (F,) and the row's clip (F,)."""
+    """Mean bone length of each of `count` clips, from that of each row (R,) and the row's clip (R,)."""
     total = torch.zeros(count).index_add_(0, clip, lengths)
     return scale_or_one(total, torch.zeros(count).index_add_(0, clip, visible.float()))

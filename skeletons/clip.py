@@ -1,4 +1,4 @@
-"""One clip, and what makes it invalid."""
+"""`Clip`, what makes it invalid, and the check of coordinates."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A stream of clips, whatever format they are read from, and what all formats have in common."""
+"""`ClipStream`, which every reader returns, and the clean-up of clips from other projects."""
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -175,7 +175,7 @@ def _find_layout(folder: Path, channels: int, joints: int) -> Layout:
     layout = read_layout(path) if path.is_file() else by_count.get(joints)
     if not layout:
         raise ValueError(f"{folder}: the clips have {joints} joints; layout.json is missing\n"
-                         "add one, as the README describes")  # fmt: skip
+                         "add one, as docs/data.md describes")  # fmt: skip
     if len(layout.joints) != joints:
         raise ValueError(f"{folder}: the clips have {joints} joints; layout.json describes "
                          f"{len(layout.joints)}\ncorrect layout.json, or the arrays")  # fmt: skip
@@ -201,7 +201,7 @@ def read_layout(path: Path) -> Layout:
         return Layout(fields.get("name", path.parent.name), tuple(joints), tuple(parents), parts)
     except KeyError as error:
         raise ValueError(f"{path} does not describe a layout: {error} is missing\n"
-                         "the README describes the file") from error  # fmt: skip
+                         "docs/data.md describes the file") from error  # fmt: skip
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a layout: {error}\n"
-                         "the README describes the file") from error  # fmt: skip
+                         "docs/data.md describes the file") from error  # fmt: skip

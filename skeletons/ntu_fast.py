@@ -1,5 +1,6 @@
-"""Nobody has to read this: it gives the same numbers as ntu.parse_strict, only faster. What it gains is
-measured by benchmarks/convert.py, and tests/test_ntu.py compares the two.
+"""A fast parser of .skeleton files, with the same numbers as ntu.parse_strict; nobody has to read it.
+
+What it gains is measured by benchmarks/convert.py, and tests/test_ntu.py compares the two.
 
 A clip of 90 frames with one body holds 27,000 numbers, of which 6,750 are coordinates. Splitting such a
 file into fields and calling float() takes most of the time of a conversion. So the ends of all fields

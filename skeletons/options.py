@@ -1,4 +1,7 @@
-"""Checks of options given by name: a ValueError names the option, its value and what is allowed."""
+"""Helpers that check the values of options.
+
+Each raises a ValueError that names the option, its value and what is allowed.
+"""
 
 import math
 from collections.abc import Callable, Sequence

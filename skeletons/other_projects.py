@@ -213,13 +213,15 @@ def read_annotations(path: Path, dataset: DatasetSpec) -> ClipStream:
     try:
         split, annotations = dict(content["split"]), list(content["annotations"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a dict of split and annotations: {error!r}\n"
-                         "see the README for the formats that can be converted") from error  # fmt: skip
+        raise ValueError(
+            f"{path} is not a dict of split and annotations: {error!r}\n"
+            "see docs/data.md for the formats that can be converted"
+        ) from error
     shapes = Counter(keypoint.shape[2:] for keypoint in map(_keypoint, annotations)
                      if keypoint is not None)  # fmt: skip
     if not shapes:
         raise ValueError(f"{path} has no annotation with a keypoint array (M, T, V, C)\n"
-                         "see the README for the formats that can be converted")  # fmt: skip
+                         "see docs/data.md for the formats that can be converted")  # fmt: skip
     (joints, channels), _ = shapes.most_common(1)[0]  # an annotation of another shape is corrupt
     benchmarks, splits_of = _read_splits(path, split)
     file = path.parent / "layout.json"

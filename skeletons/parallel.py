@@ -1,4 +1,4 @@
-"""A function applied to many items by several processes, in order and with bounded memory."""
+"""Apply a function to many items by several processes, in order and with bounded memory."""
 
 import mmap
 import multiprocessing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,16 +20,17 @@ from skeletons.batch import BodyBatch, Tracks, mean_bone_length, scale_or_one
 from skeletons.layout import BODY_PARTS, Layout
 from skeletons.options import check_flag, check_numbers, check_whole, require
 
-REFERENCE_FRAMES = ("camera", "first-body", "per-frame", "first-frame", "body")
+ReferenceFrame = Literal["camera", "first-body", "per-frame", "first-frame", "body"]
+REFERENCE_FRAMES: tuple[str, ...] = get_args(ReferenceFrame)
 
 
 @dataclass(repr=False)
 class Preprocess:
     """Cuts windows out of clips, augments and normalises them.
 
-    Called with the tracks of a batch, it returns a `BodyBatch`. Options whose names begin with "rand"
-    are augmentations, for training; `eval()` turns them off. A body is zero in frames that it is absent
-    from, before and after.
+    Called with the tracks of a batch, it returns a `BodyBatch`. Absent bodies are zero in input and
+    output. Options whose names begin with "rand", and a pair for p_interval, make windows and
+    augmentation random, for training; `eval()` turns them off.
 
     layout    of the bodies
     channels  coordinates of a joint: 3 (x, y, z) or 2
@@ -38,35 +39,39 @@ class Preprocess:
         crop_resize          crop a part of the clip and stretch or shrink it to the window. Otherwise
                              take `window_size` consecutive frames: the middle of a longer clip; a
                              shorter clip is followed by zeros
-        p_interval           share of the clip that is cropped, in (0, 1]. A number: the middle of the
-                             clip. A pair: drawn between the two, from anywhere in the clip
-        random_choose        a longer clip: take the consecutive frames from anywhere in it
-        random_shift         a shorter clip: put it anywhere in the window, between zeros
+        p_interval           share of the clip that the crop keeps, in (0, 1]. A number: from the middle
+                             of the clip. A pair, least and most: a random share, at a random position
+        random_choose        clips longer than window_size: random start; only with crop_resize=False
+        random_shift         clips shorter than window_size: random position, zeros around it; only with
+                             crop_resize=False
         random_valid_choose  both of these
-        observation_ratio    early recognition: only the first so many of each clip's frames exist, a
-                             share in (0, 1] of them, rounded, at least one
+        observation_ratio    early recognition: fraction of the clip, from its start, that is used, in
+                             (0, 1]; at least one frame
     Normalisation, the same in training and evaluation
         origin_transfer  reference frame of the coordinates.
                          "camera" (or False, None): as recorded
                          "first-body": in every frame, the origin is the root joint of the first body
                          "per-frame": in every frame, the origin of each body is its own root joint
-                         "first-frame": the origin is the root of the first body in its first frame, so
-                         that trajectories through the room are kept
+                         "first-frame": the origin is the root of the first body in its first frame of
+                         the window, so that trajectories through the room are kept
                          "body": as "first-frame", and the axes are those of that body: x from its left
                          to its right, y up its spine
-        normalization    divide by the mean bone length of the clip, so that tall and short people, and
-                         layouts, have one scale. "first-frame": by that of the first body in its first
-                         frame, which live recognition knows at once
+        normalization    divide by the mean bone length of the whole clip (all its bodies), so that
+                         people and layouts of different size are comparable. "first-frame": by that of
+                         the first body in its first frame of the window, which live recognition knows
+                         at once
     Augmentation
         random_move      slow random drift of the camera during the clip. It comes before normalisation,
                          which undoes those parts of it that move the origin
         rand_rotate      largest angle in radians about each axis, or three for x, y, z (2D: z)
-        rand_scale       scale factors along the axes are drawn from 1 +- this
-        rand_shear       shear amounts are drawn from +- this
-        rand_bone_scale  factors of bone lengths are drawn from 1 +- this, the same on both sides
+        rand_scale       coordinates are multiplied by a random factor from 1 - x to 1 + x, one per axis
+        rand_shear       random shear factors from -x to x, one per ordered pair of axes
+        rand_bone_scale  bone lengths are multiplied by a random factor from 1 - x to 1 + x, one per
+                         bone, equal on both sides
         rand_flip        probability that a clip is mirrored, with left and right joints swapped
-        rand_lr_swap     probability that left and right joints are swapped, as by a sensor that takes a
-                         back for a front; in the reference frame "body" this turns the body round
+        rand_swap_sides  probability that left and right joints are exchanged, as when the sensor
+                         mistakes back for front; in the reference frame "body" this turns the body
+                         round
 
     Raises ValueError for an option that is not allowed; it names the option, its value and what is
     allowed.
@@ -78,6 +83,7 @@ class Preprocess:
     window_size: int = 100
     crop_resize: bool = True
     p_interval: float | tuple[float, float] = 1.0
+    # `eval()` resets every option whose name begins with "rand". Random options must be named so.
     random_choose: bool = False
     random_shift: bool = False
     random_valid_choose: bool = False
@@ -90,7 +96,7 @@ class Preprocess:
     rand_shear: float = 0.0
     rand_bone_scale: float = 0.0
     rand_flip: float = 0.0
-    rand_lr_swap: float = 0.0
+    rand_swap_sides: float = 0.0
 
     def __post_init__(self) -> None:
         _check_values(self)
@@ -131,21 +137,20 @@ class Preprocess:
         tracks: Tracks,
         num_frame: Tensor,
         generator: Generator | None = None,
-        longest: int | None = None,
+        default_size: int | None = None,
     ) -> BodyBatch:
         """Preprocess the clips of `tracks`, on the device of their joints.
 
-        num_frame  (N,) frames of each clip, on the host
-        generator  source of random numbers, on the device of the joints (None: torch's global one)
-        longest    frames of an item for window_size=0 (None: the largest of num_frame)
+        num_frame     (N,) frames of each clip, on the host
+        generator     source of random numbers, on the device of the joints (None: torch's global one)
+        default_size  frames of an item for window_size=0 (None: the largest of num_frame)
 
-        Everything that the host must know, above all how many bodies there are, it knows from its own
-        memory: it never waits for a GPU (but for an observation_ratio below 1).
+        Needs no GPU synchronisation (except with observation_ratio < 1).
         """
         device, slots = tracks.joints.device, tracks.offsets.shape[1]
         size = self.window_size
         if size <= 0:
-            size = int(num_frame.max()) if longest is None else longest
+            size = int(num_frame.max()) if default_size is None else default_size
         if self.observation_ratio < 1:
             num_frame = self.observed_frames(num_frame)
             tracks = tracks.truncate(num_frame, self._on(device).bones)
@@ -222,10 +227,10 @@ class Preprocess:
         count, tables = bone_scale.shape[0], self._on(joints.device)
         if self.random_move:
             joints = transforms.random_move(joints, clip, bone_scale, generator=generator)
-        if self.rand_flip or self.rand_lr_swap:
+        if self.rand_flip or self.rand_swap_sides:
             flipped, swapped = (
                 (transforms.uniform(0, 1, count, generator, joints.device) < probability)[clip]
-                for probability in (self.rand_flip, self.rand_lr_swap)
+                for probability in (self.rand_flip, self.rand_swap_sides)
             )
             joints = transforms.swap_left_right(joints, tables.mirror_index, flipped, swapped)
         if self.rand_bone_scale:
@@ -378,7 +383,7 @@ NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
     "rand_bone_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
     "rand_shear": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_flip": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
-    "rand_lr_swap": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
+    "rand_swap_sides": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
 }
 
 
@@ -429,10 +434,10 @@ def _check_combination(options: Preprocess) -> None:
             "random_move, rand_rotate, rand_scale and rand_shear need 2 or 3 coordinates; these joints "
             f"have {channels}\ndo not use these options"
         )
-    if (options.rand_flip or options.rand_lr_swap) and layout.mirror_index == list(
+    if (options.rand_flip or options.rand_swap_sides) and layout.mirror_index == list(
         range(len(layout.joints))
     ):
         raise ValueError(
-            "rand_flip and rand_lr_swap need joints called 'left ...' and 'right ...'; layout "
+            "rand_flip and rand_swap_sides need joints called 'left ...' and 'right ...'; layout "
             f"{layout.name} has {', '.join(layout.joints)}\nrename them, or leave these options out"
         )

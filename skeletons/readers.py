@@ -1,13 +1,13 @@
-"""Recordings in every input format, each read as a stream of clips.
+"""Detect the input format; read raw files and .zip files of them.
 
     a folder of raw files           or .zip files of them, read without unpacking, by several processes
     arrays                          {train,val}_data.npy, padded (ST-GCN, 2s-AGCN) or packed (our own)
     .npz                            x_train, y_train, x_test, y_test (CTR-GCN and related projects)
     .pkl                            split and annotations (PYSKL, MMAction2)
-    a folder with clips.csv         custom recordings; see the README
+    a folder with clips.csv         custom recordings; see docs/data.md
 
-`open_input` finds out which it is. A corrupt file is a Failure in the stream. Raw files are read here,
-the formats of other projects in other_projects.py, custom recordings in custom.py.
+`open_input` finds out which it is and returns a `ClipStream`. A corrupt file is a Failure in it. The
+formats of other projects are read in other_projects.py, custom recordings in custom.py.
 """
 
 import os

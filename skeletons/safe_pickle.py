@@ -1,4 +1,4 @@
-"""Pickles of plain values and arrays, read without running code from them. You need not read this file.
+"""Read pickles of plain values and arrays without running code from them; nobody has to read it.
 
 A pickle is a program: it may name any function, call it, and call it on what it has made before. Those
 read here may contain plain values (numbers, text, lists, tuples, dicts) and numpy arrays of numbers or

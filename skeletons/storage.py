@@ -1,4 +1,4 @@
-"""The files of a benchmark: how a split (train or val) is stored, written and read, in one place.
+"""The converted arrays on disk: write and read them, replace them safely.
 
 {train,val}_data.npy       float32 (frames, C, V, M): the frames of all clips, one after the other; or
                            padded with zeros, (N, C, T, V, M), as ST-GCN and related projects write them
@@ -52,7 +52,7 @@ def _check_file(path: Path) -> None:
         )
     raise FileNotFoundError(
         f"{path} is missing\nmake it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, UTD-MHAD, "
-        "custom recordings) or with 'make demo' (synthetic data); see the README"
+        "custom recordings) or with 'make demo' (synthetic data); see docs/data.md"
     )
 
 

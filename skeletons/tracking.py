@@ -1,4 +1,4 @@
-"""Bodies tracked through a clip, and spurious detections dropped.
+"""Track bodies through a clip of NTU RGB+D and drop spurious detections.
 
 A spurious detection, often called a ghost, is a body that the sensor reports where no person is:
 furniture, a reflection, a shadow. Bystanders who are visible only briefly are dropped with them.

@@ -94,7 +94,7 @@ def swap_left_right(joints: Tensor, mirror_index: Tensor, flipped: Tensor, swapp
 
     mirror_index  (V,) as in `Layout.mirror_index`
     flipped       bool (B,): x is negated, and left and right joints are swapped
-    swapped       bool (B,): left and right joints are swapped, as by a sensor that takes a back for a
+    swapped       bool (B,): left and right joints are exchanged, as when the sensor mistakes back for
                   front
     """
     changed = (flipped ^ swapped)[:, None, None, None]
@@ -225,7 +225,7 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Read bodies at fractional positions by linear interpolation.
 
-    tracks     joints (F, C V) and visible (F,), as in batch.Tracks
+    tracks     joints (R, C V) and visible (R,), as in batch.Tracks
     offset     (B,) first row of each body
     num_frame  (B,) its number of frames
     positions  (B, T) in frames; outside [0, num_frame - 1] no body is visible

@@ -1,4 +1,4 @@
-"""Which version of the code this is."""
+"""The git commit of the code, for records and checkpoints."""
 
 import subprocess
 from functools import cache

@@ -1,5 +1,4 @@
-"""Raw files made for the tests, the same data in other formats, a plain parser to compare with, and a
-pickle that attacks."""
+"""Raw files made for the tests, the same data in other formats, a plain parser, a hostile pickle."""
 
 import os
 import pickle

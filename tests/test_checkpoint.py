@@ -25,7 +25,7 @@ def contents(model, **extensions):
     network = {"hidden_size": 4, "part_hidden_size": 3, "num_layers": 3, "spatial_window": 8}
     return {
         "model": model.state_dict(),
-        "network": {"network": network, "extensions": extensions, "channels": 2},
+        "model_args": {"network": network, "extensions": extensions, "channels": 2},
         "layout": LAYOUT.to_dict(),
         "classes": ["a", "b", "c"],
     }

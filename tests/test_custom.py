@@ -108,7 +108,7 @@ WRONG = {
     "no label": (TABLE.replace("jump", ""), {}, "clips.csv, line 2: a has no label\n"),
     "test only": (TABLE.replace("run,val", "ran,val"), {}, "no training clip has the label ran\ncheck"),
     "unknown joint": (TABLE, {"layout": STICK | {"parents": [None, "hop", *["neck"] * 4]}},
-                      "layout.json .*: hop is not among its joints\nthe README"),
+                      "layout.json .*: hop is not among its joints\ndocs/data.md"),
     "same joint": (TABLE, {"layout": STICK | {"joints": ["hip"] * 6}}, "the same name"),
     "no parts": (TABLE, {"layout": {"joints": ["hip"], "parents": [None]}}, "'parts' is missing"),
     "columns": ("name,class\na,jump\n", {}, "first line is 'name,class'\n.*name,label,split"),

@@ -35,7 +35,7 @@ def save_untrained(path, data, preprocessing=None, **options):
     preprocess = Preprocess(KINECT_V2, 3, window_size=16, **preprocessing or {}).eval()
     contents = {
         "model": model.state_dict(),
-        "network": {"network": asdict(network), "extensions": asdict(extensions), "channels": 3},
+        "model_args": {"network": asdict(network), "extensions": asdict(extensions), "channels": 3},
         "layout": KINECT_V2.to_dict(),
         "classes": CLASSES,
         "preprocessing": preprocess.options(),

@@ -1,3 +1,5 @@
+"""`Feeder`: files, items and batches, options, memory-mapped data."""
+
 import json
 import multiprocessing
 import pickle
@@ -102,8 +104,8 @@ def test_flipped_bodies_and_swapped_sides(paths):
     other = [KINECT_V2.joints.index(name) for name in map(opposite, KINECT_V2.joints)]
     for options, signs in (
         ({"rand_flip": 1.0}, (-1, 1, 1)),
-        ({"rand_lr_swap": 1.0}, (-1, 1, -1)),
-        ({"rand_flip": 1.0, "rand_lr_swap": 1.0}, (1, 1, -1)),
+        ({"rand_swap_sides": 1.0}, (-1, 1, -1)),
+        ({"rand_flip": 1.0, "rand_swap_sides": 1.0}, (1, 1, -1)),
     ):
         plain, changed = Feeder(*paths)[0][0], Feeder(*paths, **options)[0][0]
         if len(options) == 1:

@@ -65,7 +65,7 @@ def test_joint_embedding():
 
 
 def test_residual_layers_add_to_their_input():
-    encoder = build(residual=True, num_layers=3).temporal.body
+    encoder = build(residual=True, num_layers=3).temporal.whole_body
     assert len(encoder.layers) == 2
     sequence = torch.randn(2, 5, encoder.input_proj.in_features)
     expected = encoder.input_proj(sequence)
@@ -76,7 +76,7 @@ def test_residual_layers_add_to_their_input():
 
 def test_input_dropout_is_of_the_temporal_stream():
     model, data = build("stacked", input_dropout=1.0).train(), clips()
-    inputs = [inputs_of(model.temporal.body), inputs_of(model.spatial.rnn)]
+    inputs = [inputs_of(model.temporal.whole_body), inputs_of(model.spatial.rnn)]
     model(data)
     assert not inputs[0][0].any() and inputs[1][0].any()
 

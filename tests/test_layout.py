@@ -1,3 +1,5 @@
+"""Layouts: trees of bones, body parts, chain and traversal, mirror images."""
+
 from dataclasses import replace
 from itertools import pairwise
 

@@ -1,3 +1,5 @@
+"""live.py: the probabilities after n frames are those of a clip of n frames."""
+
 import numpy as np
 import pytest
 import torch

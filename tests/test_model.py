@@ -1,4 +1,4 @@
-"""The networks of model.py, with and without the additions of extensions.py."""
+"""The networks of model.py, with and without the components of extensions.py."""
 
 import json
 from dataclasses import FrozenInstanceError, asdict, fields
@@ -77,7 +77,7 @@ def paper_features(model, layout, body, pooling):
     order = {len(layout.chain): layout.chain, len(layout.traversal): layout.traversal}
     order = order[len(model.spatial.order)]
     steps = torch.stack([body[:, :, joint].flatten() for joint in order])  # (S, C T)
-    temporal = encode(model.temporal.body, frames.flatten(1), pooling)
+    temporal = encode(model.temporal.whole_body, frames.flatten(1), pooling)
     return temporal, encode(model.spatial.rnn, steps, pooling)
 
 
@@ -109,7 +109,7 @@ def test_the_default_sizes_are_the_authors():
     classifiers = 2 * (2 * 512 + 1) * 60
     assert sum(p.numel() for p in model.parameters()) == temporal + spatial + classifiers
     dropouts = {layer.p for layer in model.modules() if isinstance(layer, Dropout) if layer.p}
-    assert dropouts == {0.5} and model.temporal.body.pooling == model.spatial.rnn.pooling == "max"
+    assert dropouts == {0.5} and model.temporal.whole_body.pooling == model.spatial.rnn.pooling == "max"
     text = NetworkConfig("stacked", "chain", bidirectional=False, pooling="last")
     model = TwoStreamRNN(KINECT_V2, 60, text)
     stacked = lstm_parameters(75, 512, 1) + lstm_parameters(512, 512, 1)

@@ -158,8 +158,8 @@ def test_a_clip_that_is_annotated_twice_is_written_once(tmp_path):
 def test_pickles_that_do_not_fit(tmp_path):
     small = GOOD | {"keypoint": np.ones((1, 4, 17, 2))}
     for annotations, split, reason in (
-        ([], None, "no annotation with a keypoint array.*\nsee the README"),
-        (7, None, "not a dict of split and annotations: .*\nsee the README"),
+        ([], None, "no annotation with a keypoint array.*\nsee docs/data.md"),
+        (7, None, "not a dict of split and annotations: .*\nsee docs/data.md"),
         ([small], None, "17 joints; NTU RGB.D has 25\nchoose another --dataset"),
         ([GOOD], {"x_val": ["a"], "x_test": ["b"]}, "x_val and x_test are both test splits\nremove"),
         ([GOOD], {"fold": ["a"]}, "split fold is neither .*\nrename"),

@@ -114,7 +114,7 @@ def test_random_move_does_not_depend_on_the_unit_of_the_data(clips):
 def test_evaluation_draws_no_random_numbers(clips):
     options = {"rand_rotate": 0.3, "rand_scale": 0.1, "rand_shear": 0.1, "rand_flip": 0.5}
     options |= {
-        "rand_lr_swap": 0.5,
+        "rand_swap_sides": 0.5,
         "rand_bone_scale": 0.2,
         "random_move": True,
         "p_interval": (0.5, 1),
@@ -303,7 +303,7 @@ NUMBERS = {
     "rand_bone_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
     "rand_shear": [NAN, -0.5, INF, (0.1, 0.2)],
     "rand_flip": [NAN, -0.5, 1.5, (0.1, 0.2)],
-    "rand_lr_swap": [NAN, -0.5, 1.5, (0.1, 0.2)],
+    "rand_swap_sides": [NAN, -0.5, 1.5, (0.1, 0.2)],
 }
 ALLOWED = {
     "window_size": "whole number",
@@ -314,7 +314,7 @@ ALLOWED = {
     "rand_bone_scale": "from 0 to less than 1",
     "rand_shear": "0 or more",
     "rand_flip": "from 0 to 1",
-    "rand_lr_swap": "from 0 to 1",
+    "rand_swap_sides": "from 0 to 1",
 }
 WRONG = [(name, value) for name in FLAGS for value in (1, 0.0, "x", None, [True])]
 WRONG += [
@@ -359,7 +359,7 @@ NAMELESS = Layout("other", ("a", "b"), (-1, 0), {"all": (0, 1)})
         (KINECT_V2, 2, {}, "'body' needs 3D joints; these have 2 coordinates\nchoose another one"),
         (NAMELESS, 3, {}, "'body' needs parts called left arm, .*; other has all\nchoose another one"),
         (NAMELESS, 3, RAW | {"rand_flip": 0.5}, "joints called 'left ...'"),
-        (NAMELESS, 3, RAW | {"rand_lr_swap": 0.5}, "joints called 'left ...'"),
+        (NAMELESS, 3, RAW | {"rand_swap_sides": 0.5}, "joints called 'left ...'"),
         (NAMELESS, 4, RAW | {"rand_scale": 0.5}, "need 2 or 3 coordinates"),
         (NAMELESS, 4, RAW | {"random_move": True}, "need 2 or 3 coordinates"),
         ("kinect-v2", 3, {}, "layout='kinect-v2' is not allowed\nlayout must be a Layout"),

@@ -407,14 +407,14 @@ def test_predict_a_stream(trained, workplace, raw, capsys, monkeypatch):
         return capsys.readouterr().out.splitlines()
 
     file = raw / "S002C002P001R001A058.skeleton"
-    replayed = lines(file, "--stream", "--fps", 0)
+    replayed = lines(file, "--live", "--fps", 0)
     (clip,) = readers.read_clips(file)
     text = [" ".join(map(str, frame.transpose(2, 1, 0).flatten())) for frame in clip.data]
-    piped = lines("--stream", stdin="\n".join(text))
+    piped = lines("--live", stdin="\n".join(text))
     assert replayed[1:] == piped and len(piped) == len(text) > 20
     assert lines(file)[1].split() == piped[-1].split()[1:]  # as for the whole clip
-    assert lines("--stream", stdin="\n\n") == ["     1  no body so far", "     2  no body so far"]
+    assert lines("--live", stdin="\n\n") == ["     1  no body so far", "     2  no body so far"]
     with pytest.raises(SystemExit, match="line 2: needs 25 x 3 numbers for each body"):
-        lines("--stream", stdin="\n1 2 3\n")
-    message = failure(predict.main, "--stream", "--checkpoint", trained / "best.pt")
+        lines("--live", stdin="\n1 2 3\n")
+    message = failure(predict.main, "--live", "--checkpoint", trained / "best.pt")
     assert "causal" in message

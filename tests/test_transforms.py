@@ -1,3 +1,5 @@
+"""Transforms: rotation, scale, shear, camera drift, bones, sides, windows."""
+
 import pytest
 import torch
 

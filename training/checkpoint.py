@@ -1,4 +1,4 @@
-"""Save and load checkpoints, and rebuild a network from one."""
+"""The checkpoint format: write, read, rebuild a network from it."""
 
 import os
 from pathlib import Path
@@ -49,7 +49,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
     """The trained network, rebuilt from nothing but the checkpoint."""
-    options = checkpoint["network"]
+    options = checkpoint["model_args"]
     model = TwoStreamRNN(
         Layout.from_dict(checkpoint["layout"]),
         len(checkpoint["classes"]),

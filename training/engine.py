@@ -1,9 +1,10 @@
-"""Train for one epoch, evaluate, and measure: accuracy, loss, FLOPs. Also devices and precisions."""
+"""One epoch of training, evaluation, metrics, devices (the schedule and the loop are in train.py)."""
 
 import copy
 import os
 import platform
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, distributed
@@ -21,7 +22,8 @@ from training.loader import BatchLoader, shard
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 STREAMS = ("temporal", "spatial", "fused")
-PRECISIONS = ("float32", "bfloat16")
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 StreamMetrics = dict[str, dict[str, float]]  # {stream: {"accuracy", "top5", "loss"}}
 
 # --- Devices ------------------------------------------------------------------------------------------
@@ -87,8 +89,8 @@ def train_epoch(
     model            TwoStreamRNN, or DistributedDataParallel of one
     title            of the progress bar and of errors
     precision        "bfloat16": the network computes in bfloat16 (autocast)
-    label_smoothing  share of the target that is spread evenly over all classes
-    max_grad_norm    the gradient is scaled down to this norm; 0: never
+    label_smoothing  probability mass spread evenly over all classes
+    max_grad_norm    gradient clipping: largest norm; 0: off
     stop             asked after each step (after every 16 steps if there are several processes) whether
                      to raise Interrupted
 

@@ -1,4 +1,4 @@
-"""Batches of clips, made where the data is or by worker processes."""
+"""Make batches of clips, where the data is or by worker processes; stop signals of the workers."""
 
 import atexit
 import multiprocessing

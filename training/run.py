@@ -1,4 +1,4 @@
-"""The folder of a training run, checkpoints/<name>/, and what is written there besides checkpoints."""
+"""The folder of a run: the names of all files in it, log and config.json."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,14 @@ from typing import Any
 
 from training.checkpoint import load_checkpoint
 
-# What test.py writes next to a checkpoint: these follow the stem of its name.
-TEST_OUTPUTS = ("_test.json", "_confusion.png", "_report.png", "_predictions.csv", "_scores.npz")
+# What test.py writes next to a checkpoint: content -> what follows the stem of the checkpoint's name.
+TEST_OUTPUTS = {
+    "record": "_test.json",
+    "confusion": "_confusion.png",
+    "report": "_report.png",
+    "predictions": "_predictions.csv",
+    "scores": "_scores.npz",
+}
 
 
 class RunFolder:
@@ -43,8 +49,8 @@ class RunFolder:
             return "no epoch was finished"
         return f"{self.last} holds epoch {load_checkpoint(self.last)['epoch']}"
 
-    def begin(self, about: dict[str, Any], resume_after: int = 0) -> None:
-        """Write config.json and prepare the log.
+    def begin(self, run_info: dict[str, Any], resume_after: int = 0) -> None:
+        """Write `run_info` as config.json and prepare the log.
 
         resume_after  keep the log of so many epochs; 0: delete all files of an earlier run, no others
         """
@@ -53,7 +59,7 @@ class RunFolder:
         if resume_after:
             lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)[:resume_after]
         else:
-            endings = (".pt", ".pt.partial", ".onnx", *TEST_OUTPUTS)
+            endings = (".pt", ".pt.partial", ".onnx", *TEST_OUTPUTS.values())
             stems = ("last", "best", "last+*", "best+*")  # +: tested in an ensemble
             for pattern in (self.curves.name, *(stem + end for stem in stems for end in endings)):
                 for file in self.path.glob(pattern):
@@ -61,7 +67,7 @@ class RunFolder:
         partial = self.log.with_suffix(".partial")
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(self.log)
-        self.config.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        self.config.write_text(json.dumps(run_info, indent=1) + "\n", encoding="utf-8")
 
     def append_log(self, line: dict[str, Any]) -> None:
         """Add an epoch to log.jsonl."""
@@ -69,13 +75,13 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
 
-def describe_run(about: dict[str, Any], processes: int) -> str:
+def describe_run(run_info: dict[str, Any], processes: int) -> str:
     """config.json in a line of text."""
-    clips = about["clips"]
-    machines = about["device"] if processes == 1 else f"{processes} x {about['device']}"
+    clips, device = run_info["clips"], run_info["device"]
+    machines = device if processes == 1 else f"{processes} x {device}"
     return (
         f"{clips['train']} training clips, {clips['validation']} validation clips, "
-        f"{about['parameters']:,} parameters, on {machines}"
+        f"{run_info['parameters']:,} parameters, on {machines}"
     )
 
 

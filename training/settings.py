@@ -1,4 +1,4 @@
-"""Settings in groups: dataclasses in a dataclass, read and changed by the names of their fields."""
+"""Tools for nested settings dataclasses (the settings are in train.py, model.py, extensions.py)."""
 
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar

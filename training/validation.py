@@ -1,4 +1,4 @@
-"""Which training clips are set aside to choose the best epoch (validation), never test clips."""
+"""Choose the validation clips among the training clips, by subject or by camera."""
 
 from collections.abc import Sequence
 from typing import Any
