@@ -17,9 +17,6 @@ from train_helpers import STILL, StopAt, assert_same_run, changed, load, log_of,
 
 import train
 from feeder import Feeder
-from layers import POOLINGS
-from model import SPATIAL, TEMPORAL
-from skeletons.preprocess import REFERENCE_FRAMES
 from skeletons.storage import read_meta, split_files
 from training import engine
 from training.checkpoint import build_model, save_checkpoint
@@ -120,16 +117,6 @@ def test_options():
         with pytest.raises(SystemExit) as done:
             train.parse_command_line(wrong.split())
         assert done.value.code == 2
-
-
-def test_literal_types_are_the_choices_of_the_modules():
-    """tyro refuses what is not in these types, and the modules what is not in these tuples."""
-    network = train.NetworkConfig.__annotations__
-    assert network["temporal"].__args__ == TEMPORAL and network["spatial"].__args__ == SPATIAL
-    assert network["pooling"].__args__ == POOLINGS
-    reference_frame = train.PreprocessingConfig.__annotations__["reference_frame"]
-    assert reference_frame.__args__ == REFERENCE_FRAMES
-    assert train.MachineConfig.__annotations__["precision"].__args__ == engine.PRECISIONS
 
 
 @pytest.mark.parametrize(
