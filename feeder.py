@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from skeletons.batch import BodyBatch, Tracks
 from skeletons.layout import Layout
 from skeletons.options import check_flag
-from skeletons.preprocess import Preprocess
+from skeletons.preprocess import OPTIONS, Preprocess
 from skeletons.storage import find_layout, read_array, read_meta, read_split
 
 Index = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
@@ -78,6 +78,10 @@ class Feeder(torch.utils.data.Dataset):
                 "see skipped.csv in the folder of the benchmarks"
             )
         self.layout = find_layout(self.data_path, joints) if layout is None else layout
+        if unknown := options.keys() - set(OPTIONS):
+            raise ValueError(
+                f"Feeder has no option {', '.join(sorted(unknown))}\nchoose from {', '.join(OPTIONS)}"
+            )
         self.preprocess = Preprocess(self.layout, self.channels, **options)
         if len(self.layout.joints) != joints:
             raise ValueError(

@@ -284,8 +284,8 @@ class SpatialRNN(nn.Module):
         frames = int(features.shape[2])  # (a constant in an exported network: export.py)
         if frames < self.window:
             raise ValueError(
-                f"clips of {frames} frames are shorter than the spatial window of {self.window}\n"
-                "choose a smaller spatial_window, or give longer clips"
+                f"{frames} frames (window_size) are shorter than the spatial window of {self.window}\n"
+                "choose a smaller spatial_window, or a larger window_size"
             )
         count = 1 - (self.window - frames) // self.stride
         starts = [i * (frames - self.window) // max(count - 1, 1) for i in range(count)]

@@ -47,7 +47,7 @@ from training.run import (
     describe_run,
     tensorboard_writer,
 )
-from training.settings import flat, from_nested, with_fields
+from training.settings import check_values, flat, from_nested, with_fields
 from training.validation import validation_split
 
 # --- Settings -----------------------------------------------------------------------------------------
@@ -165,6 +165,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Fields of AugmentationConfig -> options of Feeder.
+FEEDER_OPTIONS = {
+    "crop_ratio": "p_interval", "rotate": "rand_rotate", "scale": "rand_scale", "shear": "rand_shear",
+    "bone_length_jitter": "rand_bone_scale", "flip_prob": "rand_flip",
+    "swap_sides_prob": "rand_swap_sides",
+}  # fmt: skip
+
 # These may differ when a run is resumed.
 RESUMABLE = ("name", "data", "epochs", "device", "num_workers", "mmap", "tensorboard")
 
@@ -184,16 +191,8 @@ def config_from_dict(nested: dict[str, Any]) -> Config:
 
 
 def validate(config: Config) -> None:
-    """ValueError for settings that cannot be, or do not fit together."""
-    values = flat(config)
-    for name in ("epochs", "batch_size", "hidden_size", "part_hidden_size", "num_layers",
-                 "spatial_window"):  # fmt: skip
-        if values[name] < 1:
-            raise ValueError(f"{name}={values[name]}: must be at least 1")
-    for name in ("spatial_stride", "window_layers", "view_adaptation", "embedding_size",
-                 "warmup_epochs", "weight_decay", "max_grad_norm", "num_workers"):  # fmt: skip
-        if values[name] < 0:
-            raise ValueError(f"{name}={values[name]}: must not be negative")
+    """ValueError for settings that are not allowed, or do not fit together."""
+    check_values(config)
     check_choice("schedule", config.optimization.schedule, get_args(Schedule))
     stride = config.network.spatial_stride or config.network.spatial_window
     if config.extensions.causal and 0 < config.preprocessing.window_size < stride:
@@ -216,17 +215,9 @@ def run_name(config: Config) -> str:
 
 def augmentation_options(config: Config) -> dict[str, Any]:
     """The random options of Feeder."""
-    augmentation = config.augmentation
-    return {
-        "random_choose": config.extensions.causal,
-        "p_interval": augmentation.crop_ratio,
-        "rand_rotate": augmentation.rotate,
-        "rand_scale": augmentation.scale,
-        "rand_shear": augmentation.shear,
-        "rand_bone_scale": augmentation.bone_length_jitter,
-        "rand_flip": augmentation.flip_prob,
-        "rand_swap_sides": augmentation.swap_sides_prob,
-    }
+    values = asdict(config.augmentation)
+    options = {option: values[name] for name, option in FEEDER_OPTIONS.items()}
+    return {"random_choose": config.extensions.causal} | options
 
 
 def evaluation_options(feeder: Feeder) -> dict[str, Any]:
@@ -242,16 +233,22 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
     """The training clips -> (Feeder, meta.json with the subject of each clip)."""
     meta = read_meta(config.data)
     causal, preprocessing = config.extensions.causal, config.preprocessing
-    feeder = Feeder(
-        *split_files(config.data, "train"),
-        window_size=preprocessing.window_size,
-        origin_transfer=preprocessing.reference_frame,
-        # A causal network cannot know the bone length of the whole clip.
-        normalization=preprocessing.normalization and ("first-frame" if causal else True),
-        crop_resize=not causal,
-        mmap=config.machine.mmap,
-        **augmentation_options(config),
-    )
+    try:
+        feeder = Feeder(
+            *split_files(config.data, "train"),
+            window_size=preprocessing.window_size,
+            origin_transfer=preprocessing.reference_frame,
+            # A causal network cannot know the bone length of the whole clip.
+            normalization=preprocessing.normalization and ("first-frame" if causal else True),
+            crop_resize=not causal,
+            mmap=config.machine.mmap,
+            **augmentation_options(config),
+        )
+    except ValueError as error:
+        message = str(error)
+        for name, option in FEEDER_OPTIONS.items():
+            message = message.replace(option, name)
+        raise ValueError(message) from None
     meta.setdefault("subject", {"train": list(range(len(feeder)))})
     if feeder.label.max() >= len(feeder.classes) or len(meta["subject"]["train"]) != len(feeder):
         raise ValueError(
@@ -455,12 +452,16 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     given = parse(make_config(first.parse_known_args(argv)[0].preset))
     if not given.resume:
         return given.config, False, given.overwrite
+    if given.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other\nleave one of them out")
     last = Path("checkpoints") / run_name(given.config) / "last.pt"
     if not last.exists():
         raise ValueError(f"{last} is missing: no epoch was finished\nstart without --resume")
     saved = config_from_dict(load_checkpoint(last)["config"])
     config = parse(saved).config
-    before, now = flat(saved), flat(config)
+    before = flat(saved)
+    given_values = flat(given.config)
+    now = flat(config) | {name: given_values[name] for name in PRESETS[given.preset]}
     differing = [name for name in now if name not in RESUMABLE and now[name] != before[name]]
     if differing:
         raise ValueError(

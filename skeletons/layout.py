@@ -130,17 +130,15 @@ class Layout:
     def tip_first(self, part: str) -> list[int]:
         """The joints of a part from its tip (hand, head, foot) inwards, wherever the root is.
 
-        The tip is the joint with the most bones between it and the pelvis.
+        The tip is the joint with the most bones between it and the joints to which the legs are
+        attached; between it and the root, if there are no legs.
         """
-        joints, distance = self.parts[part], self._distances(self.pelvis)
+        pelvis = (self.root,)
+        if set(BODY_PARTS) <= set(self.parts) and self.parts["trunk"]:
+            pelvis = [self.attachment(leg)[1] for leg in ("left leg", "right leg")]
+        distance = [sum(bones) for bones in zip(*map(self._distances, pelvis), strict=True)]
+        joints = self.parts[part]
         return self._walk(max(joints, key=lambda j: (distance[j], -j)), joints)
-
-    @cached_property
-    def pelvis(self) -> int:
-        """The joint of the trunk that is nearest to the legs; the root if there are no such parts."""
-        if not set(BODY_PARTS) <= set(self.parts) or not self.parts["trunk"]:
-            return self.root
-        return self.attachment("left leg")[1]
 
     def attachment(self, limb: str) -> tuple[int, int]:
         """Where an arm or a leg is attached: (its joint nearest to the trunk, as a shoulder or a hip;

@@ -109,7 +109,7 @@ class Preprocess:
 
     def options(self) -> dict[str, Any]:
         """All options: `Preprocess(layout, channels, **options)` makes an equal object."""
-        return {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return {name: getattr(self, name) for name in OPTIONS}
 
     def eval(self, observation_ratio: float = 1.0) -> Preprocess:
         """The deterministic form, for evaluation: whole clips, or their first frames, not augmented."""
@@ -289,6 +289,10 @@ class Preprocess:
     def __getstate__(self) -> dict[str, Any]:
         # Another process makes its own copies for other devices.
         return self.__dict__ | {"_tables": {"cpu": self._tables["cpu"]}}
+
+
+# All options of Preprocess, that is, its fields after layout and channels.
+OPTIONS = tuple(field.name for field in fields(Preprocess)[2:])
 
 
 class Tables(NamedTuple):

@@ -141,8 +141,17 @@ def test_an_epoch_stops_after_the_step_in_progress(tiny):
 def test_a_loss_that_is_not_finite_names_its_step(tiny):
     feeder = tiny[0]
     feeder._tracks.joints[feeder._tracks.offsets[12].max()] = math.inf  # in the third batch of 5
-    with pytest.raises(FloatingPointError, match=r"^epoch 9: the loss is not finite in step 3 of 5$"):
+    message = "epoch 9: loss or weights are not finite in step 3 of 5"
+    with pytest.raises(FloatingPointError, match=message):
         one_epoch(tiny, 5, title="epoch 9")
+
+
+def test_weights_that_the_last_step_makes_infinite_are_noticed(tiny):
+    feeder, model = tiny
+    batches = make_loader(feeder, range(len(feeder)), 100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=math.inf)
+    with pytest.raises(FloatingPointError, match="weights are not finite in step 1 of 1"):
+        engine.train_epoch(model, batches, optimizer, "cpu")
 
 
 # --- Precisions and devices ---------------------------------------------------------------------------
@@ -170,7 +179,7 @@ def test_bfloat16_gives_nearly_the_same_loss(config):
 
 def test_devices():
     assert engine.resolve_device("cpu") == torch.device("cpu")
-    assert engine.device_name("cpu").endswith("CPU, 1 threads")
+    assert engine.device_name("cpu").endswith("CPU, 1 thread")
     with pytest.raises(ValueError, match=r"device 'gpu' cannot be used here: .*\ntry --device cpu"):
         engine.resolve_device("gpu")
 

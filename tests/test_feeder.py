@@ -277,7 +277,7 @@ def test_clips_by_slice_and_by_mask(paths):
 def test_options_are_given_by_name(paths):
     with pytest.raises(TypeError, match="positional"):
         Feeder(*paths, True)
-    with pytest.raises(TypeError, match="rand_mirror"):
+    with pytest.raises(ValueError, match="no option rand_mirror\nchoose from window_size, "):
         Feeder(*paths, rand_mirror=0.5)
 
 

@@ -147,3 +147,25 @@ def test_an_unknown_joint_lists_the_names():
 def test_class_names():
     assert [len(class_names(d)) for d in ("ntu", "nw_ucla", "utd_mhad")] == [120, 10, 27]
     assert class_names("ntu")[57] == "handshaking"
+
+
+def test_hips_in_the_trunk_are_the_bottom_whatever_the_order_of_the_joints():
+    """The legs are attached to both hips, of which each is as far from the other as the neck is."""
+    names = ["pelvis", "left hip", "right hip", "left knee", "right knee", "left hand", "right hand",
+             "neck"]  # fmt: skip
+    parent = {"left hip": "pelvis", "right hip": "pelvis", "left knee": "left hip", "neck": "pelvis",
+              "right knee": "right hip", "left hand": "neck", "right hand": "neck"}  # fmt: skip
+    parts = {"left arm": ["left hand"], "right arm": ["right hand"],
+             "trunk": ["pelvis", "left hip", "right hip", "neck"],
+             "left leg": ["left knee"], "right leg": ["right knee"]}  # fmt: skip
+    for joints in (names, names[::-1], sorted(names)):
+        index = joints.index
+        layout = Layout(
+            "hips",
+            tuple(joints),
+            tuple(index(parent[name]) if name in parent else -1 for name in joints),
+            {part: tuple(map(index, members)) for part, members in parts.items()},
+        )
+        axes = layout.axis_joints
+        assert axes["top"] == (index("neck"), index("neck"))
+        assert set(axes["bottom"]) == {index("left hip"), index("right hip")}

@@ -331,7 +331,9 @@ def test_clips_of_another_layout_or_too_short():
         build()(clips(KINECT_V1))
     with pytest.raises(ValueError, match=r"another layout: 25 joints with 2 .*\n.*25 joints with 3"):
         build()(clips(channels=2))
-    with pytest.raises(ValueError, match="4 frames are shorter than the spatial window of 10"):
+    with pytest.raises(
+        ValueError, match=r"4 frames \(window_size\) are shorter than the spatial window of 10"
+    ):
         build()(clips(frames=4))
 
 

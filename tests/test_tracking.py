@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import skeleton_text, standing
 
-from skeletons.clip import DroppedTrack
+from skeletons.clip import DroppedTrack, InvalidClip
 from skeletons.datasets import DATASETS
 from skeletons.ntu import parse_skeleton
 from skeletons.tracking import sensor_order, track_bodies
@@ -234,6 +234,14 @@ def test_the_longest_track_is_kept_even_if_it_is_spread_in_every_frame():
         data, dropped = track(over_time(*tracks))
         assert data.shape[0] == 60 and dropped == []
         assert sorted(data.any((1, 2)).sum(0)) == [50, 60]
+
+
+def test_a_body_of_zeros_is_absent():
+    zeros = np.zeros((25, 3))
+    data, dropped = track(over_time((1, 0, [zeros] * 60), (2, 20, [standing()] * 12)))
+    assert data.shape[0] == 12 and dropped == []
+    with pytest.raises(InvalidClip, match="all bodies are zero"):
+        track(over_time((1, 0, [zeros] * 60)))
 
 
 # --- The sensor's order -----------------------------------------------------------------------------

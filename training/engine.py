@@ -35,7 +35,9 @@ def resolve_device(name: str = "") -> torch.device:
     if name == "cuda":  # each of several processes has its own GPU
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        return torch.zeros(1, device=name).device
+        device = torch.zeros(1, device=name).device
+        torch.zeros(1, device=device).item()  # ("meta" holds no numbers)
+        return device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device '{name}' cannot be used here: {reason}\ntry --device cpu") from error
@@ -62,7 +64,8 @@ def device_name(device: torch.device | str) -> str:
     """Name of the GPU, or kind of the CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 # --- Epochs -------------------------------------------------------------------------------------------
@@ -127,11 +130,14 @@ def train_epoch(
         done = step + 1
         if stop and done < len(sizes) and done % stop_every == 0 and any_rank(stop()):
             raise Interrupted
+    # The loss of the last step says nothing about the weights that this step made.
+    finite = torch.stack([weights.isfinite().all() for weights in model.parameters()]).all()
+    failed = torch.where(finite, failed, failed.clamp(max=len(sizes) - 1))
     if get_world_size() > 1:
         distributed.all_reduce(failed, distributed.ReduceOp.MIN)
     if failed < len(sizes):
         raise FloatingPointError(
-            f"{title}: the loss is not finite in step {int(failed) + 1} of {len(sizes)}"
+            f"{title}: loss or weights are not finite in step {int(failed) + 1} of {len(sizes)}"
         )
     return metrics.results()
 

@@ -1,9 +1,40 @@
 """Tools for nested settings dataclasses (the settings are in train.py, model.py, extensions.py)."""
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from skeletons.options import check_numbers, check_whole
+
 Settings = TypeVar("Settings")
+
+# The smallest value of each whole number.
+WHOLE_NUMBERS = {
+    "epochs": 1, "batch_size": 1, "hidden_size": 1, "part_hidden_size": 1, "num_layers": 1,
+    "spatial_window": 1, "spatial_stride": 0, "window_layers": 0, "view_adaptation": 0,
+    "embedding_size": 0, "warmup_epochs": 0, "num_workers": 0, "validation_camera": 0, "seed": 0,
+}  # fmt: skip
+# What is true of each other number, and the same in words. (Feeder checks those of augmentation.)
+SHARE = (lambda x: 0 <= x < 1, "a number from 0 to less than 1")
+NOT_NEGATIVE = (lambda x: x >= 0, "a number from 0")
+POSITIVE = (lambda x: x > 0, "a number above 0")
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "dropout": SHARE, "input_dropout": SHARE, "label_smoothing": SHARE, "validation_ratio": SHARE,
+    "temporal_weight": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "learning_rate": POSITIVE, "gamma": POSITIVE,
+    "weight_decay": NOT_NEGATIVE, "max_grad_norm": NOT_NEGATIVE,
+}  # fmt: skip
+
+
+def check_values(settings: Any) -> None:
+    """ValueError for a number that is not allowed, whatever the other settings are."""
+    values = flat(settings)
+    for name, least in WHOLE_NUMBERS.items():
+        check_whole(name, values[name], least)
+    for name, (valid, allowed) in NUMBERS.items():
+        check_numbers(name, values[name], (1,), valid, allowed)
+    for epoch in values["milestones"]:
+        check_whole("milestones", epoch, 1)
 
 
 def flat(settings: Any) -> dict[str, Any]:
