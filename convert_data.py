@@ -11,17 +11,18 @@
 
 Every clip is read once. Each benchmark of the data set becomes a subfolder of the output folder (xsub:
 the subjects in the test are not those in training; xview: the camera is another one; xset: the setups
-are others). Its files are described in docs/data.md; "val" is the official test split. Two tables are
-written next to the benchmarks: skipped.csv lists the clips that could not be read, dropped.csv the
-bodies that were dropped from a clip, and why. An earlier conversion is replaced when the new one is
-complete.
+are others). Its files are described in docs/data.md; "val" is the official test split. skipped.csv
+lists the clips that could not be read, dropped.csv the bodies that were dropped from a clip, and why.
+An earlier conversion is replaced when the new one is complete.
 """
 
 import argparse
+import contextlib
 import csv
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -33,14 +34,13 @@ from skeletons.clip import MAX_BODIES, DroppedTrack, InvalidClip
 from skeletons.clip_stream import ClipStream, Failure
 from skeletons.datasets import BODY_RULES, DATASETS
 from skeletons.readers import open_input
-from skeletons.storage import BenchmarkWriter
+from skeletons.storage import TABLES, BenchmarkWriter
 from skeletons.version import git_commit
 
 MISSING_LIST = Path(__file__).parent / "lists" / "ntu_missing.txt"
 WARN_SKIPPED_ABOVE = 0.01  # a larger fraction of skipped clips is printed as a warning
 PROVENANCE = ("dataset", "data_path", "ignored_sample_path", "bodies", "padded", "strict")
-SKIPPED_COLUMNS = ("file", "where", "reason")
-DROPPED_COLUMNS = ("clip", *DroppedTrack._fields)
+COLUMNS = (("file", "where", "reason"), ("clip", *DroppedTrack._fields))  # of TABLES
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 
 
@@ -64,7 +64,6 @@ def convert(
     check_names(stream, out_folder)
     frame_shape = (stream.channels, len(stream.layout.joints), MAX_BODIES)
     writers: dict[str, BenchmarkWriter] = {}
-    tables: dict[Path, Path] = {}
     metas, failures, dropped, excluded = {}, [], [], stream.excluded
     try:
         for benchmark in stream.benchmarks:
@@ -78,6 +77,7 @@ def convert(
                 writers[benchmark].add(split, clip)
             dropped += ((clip.name, *track) for track in clip.dropped if clip.splits)
         check_clips(stream, writers, failures, excluded, strict)
+        skipped = [(failure.file, failure.where, failure.reason) for failure in failures]
         for benchmark, writer in writers.items():
             meta = {
                 "dataset": stream.title,
@@ -92,22 +92,13 @@ def convert(
                 "version": git_commit(),
             }
             metas[benchmark] = writer.finish(meta, stream.padded_frames if padded else None)
-        skipped = ((failure.file, failure.where, failure.reason) for failure in failures)
-        for name, columns, rows in (
-            ("skipped.csv", SKIPPED_COLUMNS, skipped),
-            ("dropped.csv", DROPPED_COLUMNS, dropped),
-        ):
-            tables[out_folder / name] = partial = out_folder / f".{name}.partial"
-            write_table(partial, columns, rows)
+            for name, columns, rows in zip(TABLES, COLUMNS, (skipped, dropped), strict=True):
+                write_table(writer.partial / name, columns, rows)
         for writer in writers.values():
             writer.commit()
-        for path, partial in tables.items():
-            os.replace(partial, path)
     finally:
         for writer in writers.values():
             writer.rollback()
-        for partial in tables.values():
-            partial.unlink(missing_ok=True)
     return metas, failures
 
 
@@ -154,8 +145,8 @@ def list_failures(failures: Sequence[Failure], limit: int = 5) -> str:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file in UTF-8."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    """Write a CSV file in UTF-8, with bytes of a file name that are not UTF-8 as \\udcff."""
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         table = csv.writer(file)
         table.writerow(columns)
         table.writerows(rows)
@@ -187,6 +178,13 @@ def read_names(path: str | Path) -> frozenset[str]:
     return frozenset(name.removesuffix(".skeleton") for name in names)
 
 
+def positive(text: str) -> int:
+    """A number of processes, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
     parser = argparse.ArgumentParser(
@@ -211,7 +209,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="write arrays (N, C, T, V, M) padded with zeros, for code of other "
                              "projects: 300 frames for NTU, else the longest clip")  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="fail if any clip cannot be read")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N",
                         help="processes that read raw files (default: one per core)")  # fmt: skip
     return parser.parse_args(argv)
 
@@ -246,13 +244,16 @@ def run(options: argparse.Namespace) -> None:
     if failures:
         fraction = len(failures) / stream.total
         warning = "WARNING, the data may be incomplete: " if fraction > WARN_SKIPPED_ABOVE else ""
+        table = out_folder / next(iter(metas)) / "skipped.csv"
         print(f"{warning}{len(failures)} of {stream.total} clips ({fraction:.2%}) skipped, listed in "
-              f"{out_folder / 'skipped.csv'}\n{list_failures(failures)}")  # fmt: skip
+              f"{table}\n{list_failures(failures)}")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Expected errors end it with a message."""
     options = parse_arguments(argv)
+    with contextlib.suppress(AttributeError):  # (not a terminal or file)
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     try:
         run(options)
     except KeyboardInterrupt:

@@ -75,7 +75,7 @@ class Feeder(torch.utils.data.Dataset):
         if not len(num_frame) or not num_frame.max():
             raise ValueError(
                 f"{data_path} contains no clips: the conversion put none into it, or skipped all\n"
-                "see skipped.csv in the folder of the benchmarks"
+                "see skipped.csv in the folder of the benchmark"
             )
         self.layout = find_layout(self.data_path, joints) if layout is None else layout
         if unknown := options.keys() - set(OPTIONS):

@@ -91,15 +91,16 @@ class ClipStream:
 
 
 def refuse_duplicates(clips: Iterable[tuple[str, Clip | Failure]]) -> Iterator[Clip | Failure]:
-    """Pairs (where it is from, clip or failure) -> clips and failures; the second clip of a name is a
-    failure."""
-    first: dict[str, str] = {}
+    """Pairs (where it is from, clip or failure) -> clips and failures; the second clip of a name, in
+    the same benchmarks, is a failure."""
+    first: dict[tuple[str, ...], str] = {}
     for file, clip in clips:
         if isinstance(clip, Clip):
-            if clip.name in first:
-                yield Failure(file, "", f"the same clip as {first[clip.name]}")
+            key = (clip.name, *clip.splits)
+            if key in first:
+                yield Failure(file, "", f"the same clip as {first[key]}")
                 continue
-            first[clip.name] = file
+            first[key] = file
         yield clip
 
 
@@ -111,12 +112,21 @@ def clean_clips(
     classes: Sequence[str],
     frame_shape: tuple[int, int],
 ) -> Iterator[Clip | Failure]:
-    """Preprocessed clips -> a stream of Clip and Failure.
+    """Preprocessed clips -> a stream of Clip and Failure, without duplicates.
 
     found        (where it is from, Clip without data, function that returns the data (T, C, V, M) and
                  may complete the clip)
     frame_shape  (C, V)
     """
+    return refuse_duplicates(_clean_each(found, classes, frame_shape))
+
+
+def _clean_each(
+    found: Iterable[tuple[str, Clip, Callable[[], np.ndarray]]],
+    classes: Sequence[str],
+    frame_shape: tuple[int, int],
+) -> Iterator[tuple[str, Clip | Failure]]:
+    """As `clean_clips`, with duplicates; pairs (where it is from, clip or failure)."""
     for file, clip, load in found:
         try:
             data = load()
@@ -132,9 +142,9 @@ def clean_clips(
                 raise InvalidClip(f"larger than {MAX_CLIP_BYTES >> 20} MiB, which no clip is")
             clip.data = clean_clip(data)
         except Exception as error:
-            yield Failure.from_error(file, error)
+            yield file, Failure.from_error(file, error)
         else:
-            yield clip
+            yield file, clip
 
 
 def clean_clip(data: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -91,15 +92,18 @@ def _read_rows(
     """The rows of clips.csv -> name -> Clip without data."""
     subjects, cameras = (_numbered([row.get(key) for _, row in rows]) for key in ("subject", "camera"))
     clips: dict[str, Clip] = {}
+    files: set[str] = set()
     labels: dict[str, set[str]] = {split: set() for split in SPLIT_NAMES.values()}
     for (line, row), subject, camera in zip(rows, subjects, cameras, strict=True):
         name, split = row["name"].removesuffix(".npy"), SPLIT_NAMES.get(row["split"])
         if split is None:
             raise ValueError(f"{path}, line {line}: split is '{row['split']}'\nit must be train or val")
-        if name in clips:
+        file = os.path.normpath(path.parent.absolute() / name)  # a, ./a and b/../a are one file
+        if file in files:
             raise ValueError(f"{path}, line {line}: {name} is listed twice\nremove one of the lines")
         if not row["label"]:
             raise ValueError(f"{path}, line {line}: {name} has no label\nadd the name of its class")
+        files.add(file)
         labels[split].add(row["label"])
         clips[name] = Clip(name, classes.index(row["label"]), None, subject, camera, {BENCHMARK: split})
     if labels["train"] and (test_only := labels["val"] - labels["train"]):
@@ -172,7 +176,7 @@ def _find_layout(folder: Path, channels: int, joints: int) -> Layout:
                          "they need 2 or 3: arrays are (T, V, C) or (M, T, V, C)")  # fmt: skip
     path = folder / "layout.json"
     by_count = {len(known.joints): known for known in LAYOUTS.values()}
-    layout = read_layout(path) if path.is_file() else by_count.get(joints)
+    layout = read_layout(path) if os.path.lexists(path) else by_count.get(joints)
     if not layout:
         raise ValueError(f"{folder}: the clips have {joints} joints; layout.json is missing\n"
                          "add one, as docs/data.md describes")  # fmt: skip
@@ -186,7 +190,11 @@ def read_layout(path: Path) -> Layout:
     """A layout.json: joints (names), parents (names, null for the root), parts (name -> names)."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
-        joints = list(fields["joints"])
+        name, joints = fields.get("name", path.parent.name), fields["joints"]
+        if not isinstance(name, str):
+            raise ValueError(f"its name is {name!r}, not text")
+        if not isinstance(joints, list) or not all(isinstance(joint, str) for joint in joints):
+            raise ValueError("its joints are not a list of names")
 
         def numbers(names: Iterable[str]) -> tuple[int, ...]:
             unknown = [name for name in names if name not in joints]
@@ -198,7 +206,7 @@ def read_layout(path: Path) -> Layout:
             raise ValueError("two joints have the same name")
         parents = [-1 if name in (None, -1) else numbers([name])[0] for name in fields["parents"]]
         parts = {part: numbers(names) for part, names in fields["parts"].items()}
-        return Layout(fields.get("name", path.parent.name), tuple(joints), tuple(parents), parts)
+        return Layout(name, tuple(joints), tuple(parents), parts)
     except KeyError as error:
         raise ValueError(f"{path} does not describe a layout: {error} is missing\n"
                          "docs/data.md describes the file") from error  # fmt: skip

@@ -1,10 +1,11 @@
 """Data that other projects have preprocessed: padded arrays, .npz files, pickles of annotations."""
 
 import math
+import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,13 +20,12 @@ from skeletons.clip_stream import (
     ClipStream,
     Failure,
     clean_clips,
-    refuse_duplicates,
 )
 from skeletons.custom import read_layout
 from skeletons.datasets import DATASETS, DatasetSpec
 from skeletons.layout import Layout
 from skeletons.safe_pickle import read_pickle
-from skeletons.storage import find_layout, read_meta, read_split, split_files
+from skeletons.storage import SPLITS, find_layout, is_integer, read_meta, read_split, split_files
 
 MAX_CLIPS = 10_000_000
 
@@ -59,7 +59,7 @@ def read_arrays(files: Sequence[Path], dataset: DatasetSpec) -> ClipStream:
     splits: dict[tuple[str, str], tuple] = {}
     for file in sorted(files):  # data.npy before data_joint.npy
         prefix, _, rest = file.name.partition("_")
-        benchmark, split = file.resolve().parent.name, SPLIT_NAMES.get(prefix)
+        benchmark, split = file.parent.resolve().name, SPLIT_NAMES.get(prefix)
         if not split or (rest == "data_joint.npy" and file.with_name(f"{prefix}_data.npy") in files):
             continue
         if (benchmark, split) in splits:
@@ -72,21 +72,21 @@ def read_arrays(files: Sequence[Path], dataset: DatasetSpec) -> ClipStream:
             raise FileNotFoundError(
                 f"{label} is missing\nit gives the names and labels of the clips in {file}"
             )
-        num_frame = num_frame if num_frame.exists() else None
-        arrays = read_split(file, label, num_frame, mmap=True)
-        splits[benchmark, split] = (file, read_meta(file.parent), arrays)
+        num_frame = num_frame if os.path.lexists(num_frame) else None
+        data, counts, names, labels = read_split(file, label, num_frame, mmap=True)
+        names = [name.removesuffix(dataset.suffix) for name in names]
+        splits[benchmark, split] = (file, read_meta(file.parent), (data, counts, names, labels))
     if not splits:
         raise FileNotFoundError(f"{files[0]} is not called train_data.npy or val_data.npy\nrename it")
-    first, meta, (data, *_) = next(iter(splits.values()))
-    channels, joints = data.shape[1], data.shape[-2]
-    layout = find_layout(first, joints) if meta else _dataset_layout(dataset, first, joints)
-    classes, title = meta.get("classes", dataset.classes), meta.get("dataset", dataset.title)
+    _refuse_overlap(splits)
+    title, classes, layout = _common_description(splits.values(), dataset)
+    data = next(iter(splits.values()))[2][0]
+    bodies = {meta.get("bodies") or "" for _, meta, _ in splits.values()}
 
     def found() -> Found:
         for (benchmark, split), (file, meta, arrays) in splits.items():
             known = [meta[key][split] for key in ("subject", "camera") if key in meta]
             for i, (name, label, frames) in enumerate(_clips_of(*arrays)):
-                name = name.removesuffix(dataset.suffix)
                 people = [column[i] for column in known] or _subject_and_camera(dataset, name)
                 clip = Clip(name, label, None, *people, {benchmark: split})
                 yield f"{file}, clip {i} ({name})", clip, lambda frames=frames: frames
@@ -95,15 +95,55 @@ def read_arrays(files: Sequence[Path], dataset: DatasetSpec) -> ClipStream:
         dataset,
         dict.fromkeys(benchmark for benchmark, _ in splits),
         total=sum(len(arrays[1]) for *_, arrays in splits.values()),
-        clips=clean_clips(found(), classes, (channels, len(layout.joints))),
+        clips=clean_clips(found(), classes, (data.shape[1], len(layout.joints))),
         title=title,
         layout=layout,
         classes=classes,
-        channels=channels,
-        bodies=meta.get("bodies") or "",
+        channels=data.shape[1],
+        bodies=bodies.pop() if len(bodies) == 1 else "",
         official_counts=dataset.official_counts if title == dataset.title else {},
-        folders=tuple(file.resolve().parent for file, *_ in splits.values()),
+        # (The files may be links.)
+        folders=tuple(
+            folder
+            for file, *_ in splits.values()
+            for folder in (file.parent.resolve(), file.resolve().parent)
+        ),
     )
+
+
+def _refuse_overlap(splits: Mapping[tuple[str, str], tuple[Path, dict, tuple]]) -> None:
+    """Raise ValueError if a clip is in both splits of a benchmark."""
+    for benchmark in dict.fromkeys(benchmark for benchmark, _ in splits):
+        found = [splits[key] for split in SPLITS if (key := (benchmark, split)) in splits]
+        files, names = [file for file, *_ in found], [set(arrays[2]) for *_, arrays in found]
+        if len(found) == 2 and (both := sorted(names[0] & names[1])):
+            raise ValueError(
+                f"{files[0]} and {files[1]} have clips in common ({len(both)}): {', '.join(both[:3])}"
+                f"{', ...' * (len(both) > 3)}\n"
+                "remove them from one of the two: a test clip must not be trained on"
+            )
+
+
+def _common_description(
+    found: Iterable[tuple[Path, dict, tuple]], dataset: DatasetSpec
+) -> tuple[str, list[str], Layout]:
+    """(title, classes, layout) of the arrays. Raises ValueError if their folders differ in them."""
+    first: tuple[Path, tuple[str, list[str], Layout]] | None = None
+    for file, meta, (data, *_) in found:
+        joints = data.shape[-2]
+        layout = find_layout(file, joints) if meta else _dataset_layout(dataset, file, joints)
+        title, classes = meta.get("dataset", dataset.title), meta.get("classes", dataset.classes)
+        described = (title, classes, layout)
+        first = first or (file.parent, described)
+        for what, one, other in zip(
+            ("data set", "classes", "layout"), first[1], described, strict=True
+        ):
+            if one != other:
+                raise ValueError(
+                    f"{first[0]} and {file.parent} are not of the same {what}\n"
+                    "convert them one after the other, each to its own --out_folder"
+                )
+    return first[1]
 
 
 def _clips_of(
@@ -136,13 +176,11 @@ def read_npz(path: Path, dataset: DatasetSpec) -> ClipStream:
         for split, suffix in NPZ_SPLITS.items():
             (count, *_, width), _ = _rows(archive, f"x_{suffix}.npy")
             shape, rows = _rows(archive, f"y_{suffix}.npy")
-            if width % (3 * joints) or shape[0] != count:
+            if width % (3 * joints) or shape[0] != count or len(shape) > 2:
                 raise ValueError(f"{count} clips of width {width}, labels of shape {shape}")
             if len(shape) == 2 and shape[1] != len(dataset.classes):
                 raise ValueError(f"labels of {shape[1]} classes; is it another --dataset?")
-            # One-hot or a number; a row that names no class, or several, is refused later.
-            one_hot = (row.argmax() if row.sum() == 1 else -1 for row in rows)
-            labels[split] = list(map(int, one_hot if len(shape) == 2 else rows))
+            labels[split] = list(map(_label, rows))
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a corrupt file raises nearly anything
@@ -171,6 +209,13 @@ def read_npz(path: Path, dataset: DatasetSpec) -> ClipStream:
     total = sum(map(len, labels.values()))
     clips = clean_clips(found(), dataset.classes, (3, joints))
     return ClipStream.from_dataset(dataset, [benchmark], total, clips)
+
+
+def _label(row: np.ndarray) -> int:
+    """A label, one-hot or a whole number. -1, which is refused later, if it is neither."""
+    if row.ndim:
+        return int(row.argmax()) if np.count_nonzero(row) == 1 and row.sum() == 1 else -1
+    return int(row) if row.dtype.kind != "b" and float(row).is_integer() else -1
 
 
 def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -225,14 +270,16 @@ def read_annotations(path: Path, dataset: DatasetSpec) -> ClipStream:
     (joints, channels), _ = shapes.most_common(1)[0]  # an annotation of another shape is corrupt
     benchmarks, splits_of = _read_splits(path, split)
     file = path.parent / "layout.json"
-    layout = read_layout(file) if file.is_file() else _dataset_layout(dataset, path, joints)
-
-    places = [f"{path}, annotation {i}" for i in range(len(annotations))]
+    layout = read_layout(file) if os.path.lexists(file) else _dataset_layout(dataset, path, joints)
 
     def found() -> Found:
-        for place, annotation in zip(places, annotations, strict=True):
+        for i, annotation in enumerate(annotations):
             clip = Clip("", -1, None)
-            yield place, clip, partial(_load_annotation, annotation, clip, dataset, splits_of)
+            yield (
+                f"{path}, annotation {i}",
+                clip,
+                partial(_load_annotation, annotation, clip, dataset, splits_of),
+            )
 
     annotated = set(filter(None, map(_annotation_name, annotations)))
     missing = [Failure(str(path), "", f"{name} is in a split and has no annotation")
@@ -242,7 +289,7 @@ def read_annotations(path: Path, dataset: DatasetSpec) -> ClipStream:
         dataset,
         benchmarks,
         total=len(annotations) + len(missing),
-        clips=chain(refuse_duplicates(zip(places, cleaned, strict=True)), missing),
+        clips=chain(cleaned, missing),
         layout=layout,
         channels=channels,
     )
@@ -258,8 +305,8 @@ def _annotation_name(annotation: object) -> str | None:
     """The name of an annotation's clip, or None if it is not text."""
     if not isinstance(annotation, dict):
         return None
-    name = annotation.get("frame_dir", annotation.get("filename"))
-    return str(name) if isinstance(name, str) else None
+    names = (annotation.get(key) for key in ("frame_dir", "filename"))
+    return next((str(name) for name in names if isinstance(name, str)), None)
 
 
 def _read_splits(path: Path, split: Mapping[Any, Any]) -> tuple[list[str], dict[str, dict[str, str]]]:
@@ -274,10 +321,13 @@ def _read_splits(path: Path, split: Mapping[Any, Any]) -> tuple[list[str], dict[
         benchmark, name = fields[1] + fields[3] or path.stem, SPLIT_NAMES[fields[2]]
         if (earlier := keys.setdefault(benchmark, {}).setdefault(name, key)) != key:
             raise ValueError(f"{path}: {earlier} and {key} are both test splits\nremove one of them")
+        listed = isinstance(names, (list, tuple, set)) or (
+            isinstance(names, np.ndarray) and names.ndim == 1
+        )
+        if not listed or not all(isinstance(clip, str) for clip in names):
+            raise ValueError(f"{path}: split {key} does not contain names of clips only\n"
+                             "it must be a list of names")  # fmt: skip
         for clip in names:
-            if not isinstance(clip, str):
-                raise ValueError(f"{path}: split {key} contains something else than names of clips\n"
-                                 "it must be a list of text")  # fmt: skip
             if splits_of.setdefault(clip, {}).setdefault(benchmark, name) != name:
                 raise ValueError(
                     f"{path}: {clip} is in {keys[benchmark]['train']} and in {keys[benchmark]['val']}\n"
@@ -298,10 +348,11 @@ def _load_annotation(
         raise InvalidClip("no frame_dir or filename that is text")
     if keypoint is None:
         raise InvalidClip("no keypoint that is an array (M, T, V, C)")
-    try:
-        label, count = int(annotation["label"]), int(annotation.get("total_frames", len(keypoint[0])))
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise InvalidClip(f"no label, or total_frames, that is a whole number: {error!r}") from None
+    label, count = annotation.get("label"), annotation.get("total_frames", keypoint.shape[1])
+    for key, value in (("label", label), ("total_frames", count)):
+        if not is_integer(value):
+            raise InvalidClip(f"no {key} that is a whole number")
+    label, count = int(label), int(count)
     clip.name, clip.label, clip.splits = name, label, splits_of.get(name, {})
     clip.subject, clip.camera = _subject_and_camera(dataset, name)
     return keypoint.transpose(1, 3, 2, 0)[: max(count, 0)]

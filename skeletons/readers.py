@@ -132,7 +132,9 @@ def usage_hint(dataset: DatasetSpec) -> str:
 def list_files(paths: Sequence[Path], suffix: str) -> list[str]:
     """All files in and below `paths`, and folders with the suffix of raw files in their names.
 
-    Links to folders are followed, each folder is read once, hidden files and folders are skipped.
+    Links to folders are followed, each folder is read once, hidden files and folders are skipped. A
+    broken link may stand for many files, so it raises FileNotFoundError. (A raw file that is a broken
+    link is a failure when it is read.)
     """
 
     def stop(error: OSError) -> None:
@@ -151,7 +153,13 @@ def list_files(paths: Sequence[Path], suffix: str) -> list[str]:
             visited.add(real)
             folders[:] = [name for name in folders if not name.startswith(".")]
             files += (name for name in folders if name.endswith(suffix))
-            found += (f"{folder}/{name}" for name in files if not name.startswith("."))
+            files = [name for name in files if not name.startswith(".")]
+            for name in files:
+                if not name.endswith(suffix) and not os.path.exists(f"{folder}/{name}"):  # noqa: PTH110
+                    raise FileNotFoundError(
+                        f"{folder}/{name} is a broken link, or not accessible\nrepair or remove it"
+                    )
+            found += (f"{folder}/{name}" for name in files)
     return list(dict.fromkeys(found))
 
 

@@ -36,7 +36,7 @@ class _Dtype:
 
     def __init__(self, spend: Callable[[int], None], code: object) -> None:
         self.spend, self.value = spend, np.dtype(code) if type(code) is str else None
-        if self.value is None or self.value.kind not in "biufSU":
+        if self.value is None or self.value.kind not in "biufcSU":
             raise pickle.UnpicklingError("it contains an array of objects")
 
     def __setstate__(self, state: tuple) -> None:

@@ -6,6 +6,7 @@
 {train,val}_label.pkl      (names, labels): lists of length N; labels count from 0
 meta.json                  data set, benchmark, layout, class names, numbers of clips, how the data was
                            converted; subject and camera of each clip where they are known
+skipped.csv, dropped.csv   clips that could not be read; bodies that were dropped from a clip
 """
 
 import contextlib
@@ -43,7 +44,7 @@ def _check_file(path: Path) -> None:
     """Raise FileNotFoundError, which says how to make the file, unless it exists."""
     if path.is_file():
         return
-    folder = path.resolve().parent
+    folder = path.parent.resolve()  # (the file may be a link)
     earlier = _sibling(folder, "replaced")
     if earlier.exists():
         raise FileNotFoundError(
@@ -78,16 +79,23 @@ def read_array(path: str | Path, mmap: bool = False) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
+def is_integer(value: object) -> bool:
+    """Whether this is a whole number, of Python or numpy; True and 3.0 are not."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def read_labels(path: str | Path) -> tuple[list[str], list[int]]:
     """(names, labels) from a .pkl file. Raises FileNotFoundError, and ValueError for anything but names
     and whole numbers."""
     _check_file(Path(path))
     content = read_pickle(path)
     try:
+        if any(isinstance(column, str) for column in content):
+            raise TypeError("text is not a list")
         names, labels = map(list, content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a pickle of (names, labels): {error}\n{AGAIN}") from error
-    plain = all(isinstance(label, (int, np.integer)) and 0 <= label < 2**31 for label in labels)
+    plain = all(is_integer(label) and 0 <= label < 2**31 for label in labels)
     if not plain or not all(isinstance(name, str) for name in names) or len(names) != len(labels):
         raise ValueError(
             f"{path} does not contain one name and one label, a whole number from 0, per clip\n{AGAIN}"
@@ -160,7 +168,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     """The meta.json that convert_data.py wrote next to the arrays, or {} if there is none. (Earlier
     versions wrote "performer" where it is "subject" now.)"""
     path = Path(folder) / "meta.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +176,8 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
             meta["subject"] = meta.pop("performer")
         if "layout" in meta:
             Layout.from_dict(meta["layout"])
-        if not all(isinstance(name, str) for name in meta.get("classes", [])):
+        classes = meta.get("classes", [])
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("classes are not a list of names")
         for split in SPLITS:
             counts = [len(meta[key][split]) for key in ("subject", "camera") if key in meta]
@@ -195,7 +204,8 @@ def find_layout(data_path: str | Path, joints: int) -> Layout:
 
 # --- Writing ------------------------------------------------------------------------------------------
 
-WRITTEN = (*(path.name for split in SPLITS for path in split_files("", split)), "meta.json")
+TABLES = ("skipped.csv", "dropped.csv")
+WRITTEN = (*(path.name for split in SPLITS for path in split_files("", split)), "meta.json", *TABLES)
 
 # Bytes. After so many, what was written is dropped from the system's file cache: new memory for 6 GB
 # takes longer than writing them, and the raw files that are still to be read stay in the cache.
@@ -350,7 +360,9 @@ class BenchmarkWriter:
         for writer in self.splits.values():
             writer.finish(frames)
         text = json.dumps(meta, ensure_ascii=False, indent=1)
-        (self.partial / "meta.json").write_text(text + "\n", encoding="utf-8")
+        # A path that is not UTF-8 contains surrogates; as \udcff they are valid JSON.
+        path = self.partial / "meta.json"
+        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         return meta
 
     def commit(self) -> None:

@@ -68,7 +68,7 @@ def test_the_summary_of_exclusions_and_failures(tmp_path, capsys):
     assert lines[-3:] == [
         "excluded, as not part of the data set or listed as missing: 2 clips",
         "WARNING, the data may be incomplete: 1 of 2 clips (50.00%) skipped, listed in "
-        f"{out}/skipped.csv",
+        f"{out}/xsub/skipped.csv",
         f"  {tmp_path / NAME.replace('P001', 'P004')}: empty",
     ]
     meta = read_meta(out / "xsub")
@@ -96,14 +96,34 @@ def test_dropped_bodies_are_listed(tmp_path):
     for name in (NAME, NAME.replace("P001", "P002")):
         (tmp_path / name).write_bytes(skeleton_text(frames if name == NAME else frames[:3]))
     out, _, _ = convert_to(tmp_path / "out", tmp_path)
-    with open(out / "dropped.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    (row,) = rows
+    assert (out / "xsub/dropped.csv").read_bytes() == (out / "xview/dropped.csv").read_bytes()
+    with open(out / "xsub/dropped.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
     assert row.pop("reason") == "brief"
     assert row == {"clip": Path(NAME).stem, "body_id": "2", "first_frame": "4", "last_frame": "8",
                    "frames": "5"}  # fmt: skip
     assert not load(out / "xsub", "train")[0][..., 1].any()
-    assert not list(out.glob(".*"))
+    assert sorted(path.name for path in out.iterdir()) == ["xsub", "xview"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems refuse such names")
+def test_names_that_are_not_utf_8(tmp_path):
+    """Of the folders, and of a stray file: one line in skipped.csv."""
+    raw = tmp_path / os.fsdecode(b"raw\xff")
+    raw.mkdir()
+    (raw / NAME).write_bytes(skeleton_text([[(1, standing())]] * 12))
+    (raw / os.fsdecode(b"\xe9.skeleton")).write_bytes(b"")
+    out = tmp_path / os.fsdecode(b"out\xff")
+    done = subprocess.run(
+        [*command(raw, out), "--strict"], capture_output=True, env=os.environ | {"PYTHONUTF8": "1"}
+    )
+    assert done.returncode == 1 and b"\\udce9.skeleton: the name is not of the form" in done.stderr
+    done = subprocess.run(command(raw, out), capture_output=True, env=os.environ | {"PYTHONUTF8": "1"})
+    assert done.returncode == 0 and b"out\\udcff/xsub: 1 training clips" in done.stdout, done.stderr
+    with open(out / "xsub/skipped.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["file"].endswith(r"raw\udcff/\udce9.skeleton") and "name is not" in row["reason"]
+    assert read_meta(out / "xsub")["arguments"]["data_path"] == [str(raw)]
 
 
 # --- Errors -------------------------------------------------------------------------------------------
@@ -133,6 +153,9 @@ def test_options_that_are_wrong(capsys):
     assert fail("--dataset", "ntu60") == 2
     assert fail("--bodies", "first") == 2
     assert "'track'" in capsys.readouterr().err
+    for jobs in ("0", "-3", "2.5"):
+        assert fail("--jobs", jobs) == 2
+        assert f"argument --jobs: {jobs} is not a whole number from 1" in capsys.readouterr().err
 
 
 def test_a_full_memory_is_reported_as_such(raw, tmp_path, monkeypatch):

@@ -114,6 +114,12 @@ WRONG = {
     "columns": ("name,class\na,jump\n", {}, "first line is 'name,class'\n.*name,label,split"),
     "split": (TABLE.replace("val", "test set"), {}, "clips.csv, line 4: split is 'test set'\n"),
     "twice": (TABLE.replace("\nc,", "\na,"), {}, "line 4: a is listed twice\n"),
+    "./": (TABLE.replace("\nc,", "\n./a,"), {}, "line 4: ./a is listed twice\nremove"),
+    ".npy": (TABLE.replace("\nc,", "\na.npy,"), {}, "line 4: a is listed twice\n"),
+    "../": (TABLE.replace("\nc,", "\n../mine/a,"), {}, "line 4: ../mine/a is listed twice\n"),
+    "layout 5": (TABLE, {"layout": STICK | {"name": 5}}, "layout: its name is 5, not text\ndocs"),
+    "layout null": (TABLE, {"layout": STICK | {"name": None}}, "its name is None, not text"),
+    "joints": (TABLE, {"layout": STICK | {"joints": [1, 2]}}, "its joints are not a list of names\n"),
     "no layout": (TABLE, {"layout": None}, "6 joints; layout.json is missing\n"),
     "other layout": (TABLE, {"layout": STICK | {
         "joints": ["hip"], "parents": [None], "parts": {"trunk": ["hip"]}}}, "describes 1\n"),
@@ -178,6 +184,14 @@ def test_corrupt_recordings_cost_only_themselves(tmp_path):
     }.items():  # fmt: skip
         assert reason in reasons.pop(name), name
     assert not reasons
+
+
+def test_a_broken_link_to_a_layout(tmp_path):
+    """The Kinect's layout must not take its place."""
+    folder = write(tmp_path / "mine", TABLE, layout=None)
+    (folder / "layout.json").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"layout\.json"):
+        open_input([folder])
 
 
 def test_rows_of_a_table(tmp_path):

@@ -10,6 +10,7 @@ from helpers import Malicious, contents, convert_to, load, write_npz, write_padd
 
 from skeletons import other_projects
 from skeletons.clip import InvalidClip
+from skeletons.clip_stream import Failure
 from skeletons.readers import open_input
 
 # --- Arrays -------------------------------------------------------------------------------------------
@@ -20,7 +21,7 @@ def test_corrupt_meta(data, tmp_path):
     path = tmp_path / "xsub/meta.json"
     good = json.loads(path.read_text())
     for bad in ([], good | {"classes": 3}, good | {"classes": [1]}, good | {"camera": {"train": [1]}},
-                good | {"subject": {"train": [1], "val": []}}):  # fmt: skip
+                good | {"classes": "abc"}, good | {"subject": {"train": [1], "val": []}}):  # fmt: skip
         path.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=r"meta\.json is corrupt.*\nmake the data again"):
             open_input([tmp_path])
@@ -59,6 +60,76 @@ def test_missing_labels(data, tmp_path):
         open_input([tmp_path / "padded"])
 
 
+def rename_clips(folder, split, names):
+    path = folder / f"{split}_label.pkl"
+    labels = pickle.loads(path.read_bytes())[1]
+    path.write_bytes(pickle.dumps((names, labels)))
+
+
+def test_a_clip_of_arrays_is_in_one_split(data, tmp_path):
+    write_padded(tmp_path, data)
+    folder = tmp_path / "xsub"
+    train, val = (load(folder, split)[1] for split in ("train", "val"))
+    rename_clips(folder, "val", [train[2].removesuffix(".skeleton"), *val[1:]])
+    name = train[2].removesuffix(".skeleton")
+    with pytest.raises(
+        ValueError, match=f"_data.npy have clips in common .1.: {name}\nremove them from"
+    ):
+        open_input([tmp_path])
+
+
+def test_a_duplicate_in_arrays_is_a_failure(data, tmp_path):
+    """In one benchmark; the same clip in another benchmark is none."""
+    shutil.copytree(data, tmp_path / "in")
+    names = load(data / "xsub", "train")[1]
+    rename_clips(tmp_path / "in/xsub", "train", [names[0], names[0], *names[2:]])
+    out, _, (failure,) = convert_to(tmp_path / "out", tmp_path / "in")
+    assert f"xsub/train_data.npy, clip 1 ({names[0]})" in failure.file
+    assert failure.reason.endswith(f"xsub/train_data.npy, clip 0 ({names[0]})")
+    assert failure.reason.startswith("the same clip as ")
+    assert load(out / "xsub", "train")[1] == [names[0], *names[2:]]
+    assert load(out / "xview", "train")[1] == load(data / "xview", "train")[1]
+
+
+@pytest.mark.parametrize("change, what", [
+    ({"dataset": "another"}, "data set"),
+    ({"classes": ["a", "b"]}, "classes"),
+    (None, "classes"),  # without a meta.json, it is of --dataset
+])  # fmt: skip
+def test_arrays_of_two_data_sets(change, what, data, tmp_path):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "xview/meta.json"
+    meta = json.loads(path.read_text())
+    if change:
+        path.write_text(json.dumps(meta | change))
+    else:
+        other = tmp_path / "xsub/meta.json"
+        other.write_text(json.dumps(meta | {"classes": meta["classes"][::-1]}))
+        path.unlink()
+    with pytest.raises(ValueError, match=f"xsub and .*xview are not of the same {what}\nconvert them"):
+        open_input([tmp_path])
+
+
+def test_arrays_with_another_layout(data, tmp_path):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "xview/meta.json"
+    meta = json.loads(path.read_text())
+    meta["layout"]["name"] = "another"
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="are not of the same layout\n"):
+        open_input([tmp_path])
+
+
+def test_arrays_that_are_links_belong_to_their_own_folder(data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for path in (data / "xsub").iterdir():
+        (tmp_path / "mine" / path.name).symlink_to(path)
+    stream = open_input([tmp_path / "mine"])
+    assert stream.benchmarks == ["mine"]
+    assert {(tmp_path / "mine").resolve(), (data / "xsub").resolve()} == set(stream.folders)
+    assert stream.total == len(list(stream.clips)) == 36
+
+
 # --- .npz ---------------------------------------------------------------------------------------------
 
 
@@ -86,6 +157,20 @@ def test_npz_of_something_else(data, tmp_path):
     with pytest.raises(ValueError, match=r"is corrupt in x_train, row .*\ndownload it again"):
         convert_to(tmp_path / "out", path)
     assert not (tmp_path / "attacked").exists() and not contents(tmp_path / "out")
+
+
+def test_npz_labels_that_are_not_one_class(data, tmp_path):
+    write_npz(tmp_path / "good", data)
+    good = dict(np.load(tmp_path / "good/NTU60_CS.npz"))
+    one_hot, numbers = good["y_test"].copy(), good["y_test"].argmax(1).astype(float)
+    one_hot[0] = numbers[0] = 0
+    one_hot[0, :2], numbers[0] = 0.5, 3.7
+    for labels in (one_hot, numbers):
+        np.savez(tmp_path / "NTU60_CS.npz", **good | {"y_test": labels})
+        (*clips,) = open_input([tmp_path / "NTU60_CS.npz"]).clips
+        (failure,) = (clip for clip in clips if isinstance(clip, Failure))
+        assert failure.file.endswith("x_test 0") and "its label is not one of" in failure.reason
+        assert clips[-1].label == numbers[-1]
 
 
 def test_limits(tmp_path, monkeypatch, data):
@@ -130,7 +215,12 @@ def test_a_bad_annotation_costs_only_itself(tmp_path):
         "no keypoint": GOOD | {"keypoint": GOOD["keypoint"].tolist()},
         "17 joints with 2 coordinates": GOOD | {"keypoint": np.ones((1, 4, 17, 2))},
         "its label is not one of 0-59": GOOD | {"label": 99},
-        "no label, or total_frames, that is a whole number": GOOD | {"label": [0]},
+        "no label that is a whole number": GOOD | {"label": [0]},
+        "no label that": GOOD | {"label": 3.7},
+        "no label th": GOOD | {"label": True},
+        "no label t": GOOD | {"label": "3"},
+        "no total_frames that is a whole number": GOOD | {"total_frames": 2.5},
+        "coordinates are complex128, not numbers": GOOD | {"keypoint": 1j * GOOD["keypoint"]},
         "no label": {key: GOOD[key] for key in ("frame_dir", "keypoint")},
         "invalid coordinate": GOOD | {"keypoint": np.full((1, 4, 25, 3), np.inf)},
         "no body in any frame": GOOD | {"total_frames": 0},
@@ -144,6 +234,18 @@ def test_a_bad_annotation_costs_only_itself(tmp_path):
     for failure, reason in zip(failures, bad, strict=True):
         assert failure.reason.startswith(reason), failure
     assert missing.reason == "b is in a split and has no annotation"
+
+
+def test_names_and_numbers_of_an_annotation(tmp_path):
+    good = GOOD | {
+        "frame_dir": None,
+        "filename": "a",
+        "label": np.int64(3),
+        "total_frames": np.int32(2),
+    }
+    out, _, failures = convert_to(tmp_path / "out", write(tmp_path, [good], {"x_train": ["a"]}))
+    _, names, labels, counts = load(out / "x", "train")
+    assert (names, labels, counts.tolist(), failures) == (["a"], [3], [2], [])
 
 
 def test_a_clip_that_is_annotated_twice_is_written_once(tmp_path):
@@ -164,7 +266,10 @@ def test_pickles_that_do_not_fit(tmp_path):
         ([GOOD], {"x_val": ["a"], "x_test": ["b"]}, "x_val and x_test are both test splits\nremove"),
         ([GOOD], {"fold": ["a"]}, "split fold is neither .*\nrename"),
         ([GOOD], {"x_train": ["b", "a"], "x_val": ["a"]}, "a is in x_train and in x_val\nremove it"),
-        ([GOOD], {"x_train": [["a"]]}, "x_train contains something else than names"),
+        *(
+            ([GOOD], {"x_train": names}, "x_train does not .*\nit must be a list of names")
+            for names in ([["a"]], None, 5, "a", {"a": 1}, np.array("a"))
+        ),
     ):
         with pytest.raises(ValueError, match=reason):
             open_input([write(tmp_path, annotations, split)])

@@ -248,7 +248,7 @@ def test_a_corrupt_file_costs_only_itself(tmp_path):
     write_raw(raw, [Path(NAME).stem.replace("C002", "C003")], good)
     out, metas, _ = convert_to(tmp_path / "out", raw)
     assert metas["xview"]["clips"] == {"train": 1, "val": 0} and metas["xview"]["skipped"] == 1
-    with open(out / "skipped.csv", newline="", encoding="utf-8") as file:
+    with open(out / "xview/skipped.csv", newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert Path(row["file"]).name == NAME and row["where"] == "line 335" and "fields" in row["reason"]
     before = contents(out)
@@ -297,6 +297,18 @@ def test_links_to_folders_are_followed(tmp_path):
     (elsewhere / "loop").symlink_to(raw)
     _, metas, failures = convert_to(tmp_path / "out", raw)
     assert metas["xview"]["clips"] == {"train": 1, "val": 1} and not failures
+
+
+@pytest.mark.parametrize("name", ["more", "x.zip", "S001.v1"])
+def test_a_broken_link_is_an_error(name, tmp_path):
+    """It may stand for many recordings. A raw file that is a broken link is a failure."""
+    raw = write_raw(tmp_path / "raw", ["S001C002P001R001A001"])
+    (raw / ".hidden").symlink_to("nowhere")
+    (raw / "S001C003P001R001A001.skeleton").symlink_to("nowhere")
+    assert [type(clip).__name__ for clip in open_input([raw]).clips] == ["Clip", "Failure"]
+    (raw / name).symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match=f"{name} is a broken link, .*\nrepair or remove it"):
+        open_input([raw])
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path, data):

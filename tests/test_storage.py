@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import contents, convert_to
 
+from convert_data import convert
 from skeletons import readers, storage
 from skeletons.storage import read_array, read_labels, read_meta, read_split
 
@@ -91,6 +92,16 @@ def test_meta_of_an_earlier_version(data, tmp_path):
 
 
 # --- Writing ------------------------------------------------------------------------------------------
+
+
+def test_labels_are_whole_numbers_and_names_are_lists(tmp_path):
+    path = tmp_path / "train_label.pkl"
+    path.write_bytes(pickle.dumps((["a", "b"], [np.int64(1), 2])))
+    assert read_labels(path) == (["a", "b"], [1, 2])
+    for bad in ((["a"], [True]), (["a"], [1.0]), ("ab", [0, 1]), (["a"], "0")):
+        path.write_bytes(pickle.dumps(bad))
+        with pytest.raises(ValueError, match=r"train_label\.pkl (is not|does not contain).*\nmake the"):
+            read_labels(path)
 
 
 def test_data_that_leaves_the_cache_is_the_same(data, raw, tmp_path, monkeypatch):
@@ -225,6 +236,31 @@ def test_two_conversions_into_one_folder(two_versions):
             convert_to(out, two_versions / "new")
         assert contents(out) == before
     convert_to(out, two_versions / "new")  # the lock of a killed process does not count
+    assert not list(out.glob(".*"))
+
+
+def test_two_conversions_of_other_benchmarks_into_one_folder(two_versions):
+    """Each benchmark has the tables of its own conversion."""
+    out, tables = two_versions / "out", {}
+    for benchmark, version in (("a", "earlier"), ("b", "new")):
+        stream = readers.open_input([two_versions / version])
+        clips = list(stream.clips)
+        for clip in clips:
+            clip.splits = {benchmark: "train"}
+            clip.dropped = [(1, 1, 2, 2, benchmark)]
+        stream.benchmarks, stream.clips = [benchmark], iter(clips)
+        tables[benchmark] = stream
+    first = tables["a"].clips
+
+    def interleaved():
+        yield from first
+        convert(tables["b"], out)  # all of it while the other one is at work
+
+    tables["a"].clips = interleaved()
+    convert(tables["a"], out)
+    for benchmark in "ab":
+        rows = (out / benchmark / "dropped.csv").read_text(encoding="utf-8").splitlines()[1:]
+        assert len(rows) == 3 and all(row.endswith(f",{benchmark}") for row in rows)
     assert not list(out.glob(".*"))
 
 
