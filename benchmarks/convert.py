@@ -12,6 +12,8 @@ links to these. All in one run, on the same files:
                 sample of --baseline clips, because all of them would take half an hour
     proposed    `python convert_data.py`, the whole command, on the same sample and on all clips
     read_only   reading the bytes of all files, in one process
+    clips_shared, clips_pipes   all clips read by several processes and not written, in one run with
+                and without shared memory (skeletons/parallel.py)
 
 Writes results/convert.json. Reading comes first, so files that fit are then in the operating system's
 cache, for all three alike.
@@ -38,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import synthesize  # noqa: E402
-from skeletons import ntu  # noqa: E402
+from skeletons import ntu, parallel  # noqa: E402
 from skeletons.clip import Clip  # noqa: E402
 from skeletons.datasets import DATASETS  # noqa: E402
 
@@ -157,6 +159,24 @@ def run_command(data_path: Path, out: Path, jobs: int) -> tuple[float, float]:
     return time.perf_counter() - started, peak
 
 
+READ_CLIPS = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from skeletons import parallel, readers
+parallel.SHARED_BYTES = int(sys.argv[4])
+started = time.perf_counter()
+for _ in readers.open_input([sys.argv[2]], jobs=int(sys.argv[3])).clips:
+    pass
+print(time.perf_counter() - started)
+"""
+
+
+def read_clips(data_path: Path, jobs: int, shared_bytes: int) -> float:
+    """Seconds to read all clips with `jobs` processes, in a process of its own."""
+    command = [sys.executable, "-c", READ_CLIPS, ROOT, data_path, jobs, shared_bytes]
+    return float(subprocess.check_output(list(map(str, command))))
+
+
 def memory(pid: int) -> float:
     """Resident set size in MiB of a process and its children (Linux)."""
     try:
@@ -191,12 +211,14 @@ def parse_times(files: list[Path], repeats: int = 200) -> dict[str, float]:
     path = file.parent.parent / "90.skeleton"
     path.write_bytes(content)
     proposed = [timed(ntu.parse_skeleton, content) for _ in range(repeats)]
+    strict = [timed(ntu.parse_strict, content) for _ in range(repeats // 10)]
     tracked = [timed(ntu.parse_ntu, content, "track") for _ in range(repeats)]
     baseline = [timed(baseline_parse, path) for _ in range(repeats // 10)]
     return {"bytes": len(content)} | {
         name: round(1e3 * statistics.median(times), 3)
         for name, times in (
             ("parse_ms", proposed),
+            ("strict_parse_ms", strict),
             ("parse_and_track_ms", tracked),
             ("baseline_ms", baseline),
         )
@@ -238,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             run["ratio"] = (run["baseline_sample_s"] / len(sample)) / (run["proposed_s"] / len(files))
             run["ratio_on_the_sample"] = run["baseline_sample_s"] / run["proposed_sample_s"]
+            for name, size_of_slot in (("shared", parallel.SHARED_BYTES), ("pipes", 1)):
+                run[f"clips_{name}_s"] = read_clips(folder / "raw", arguments.jobs, size_of_slot)
             output = sum(path.stat().st_size for path in (folder / "proposed").rglob("*.npy"))
             shutil.rmtree(folder / "baseline")
             shutil.rmtree(folder / "proposed")

@@ -97,7 +97,8 @@ def parse_decimals(
     whole = text[digit] - np.uint8(ord("0"))
     other = (text[digit + 1] != ord(".")) | (whole > 9) | (decimals < 1) | (decimals > 9)
     # Of 9 decimals the word holds 8, so the first must be a zero: 0.012345678.
-    other |= (decimals == 9) & (text[ends - 9] != ord("0"))
+    nine = np.flatnonzero(decimals == 9)
+    other[nine] |= text[ends[nine] - 9] != ord("0")
     shift = (8 * np.maximum(8 - decimals, 0)).astype(WORD)
     words = np.ndarray(len(content) - 7, "V8", content, strides=(1,))  # one word from every byte on
     words = words[ends - 8].view("<u8") ^ WORD(0x3030303030303030)  # characters to digits

@@ -44,11 +44,11 @@ def track_bodies(frame_index: np.ndarray, body_ids: np.ndarray, joints: np.ndarr
     over time) are kept, the most active first; the longest is kept even if it moves less, in the last
     slot. Frames without any body are left out.
     """
-    visible = joints.any((1, 2))  # a body of zeros is absent
-    if not visible.all():
+    if not joints[:, 0, 0].all():  # a body of zeros is absent, but few have this coordinate zero
+        visible = joints.any((1, 2))
         frame_index, body_ids, joints = frame_index[visible], body_ids[visible], joints[visible]
-    if not len(joints):
-        raise InvalidClip("all bodies are zero")
+        if not len(joints):
+            raise InvalidClip("all bodies are zero")
     tracks = find_tracks(frame_index, body_ids, joints)
     dropped = []
     if len(tracks) > 1:
