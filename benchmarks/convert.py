@@ -210,6 +210,7 @@ def parse_times(files: list[Path], repeats: int = 200) -> dict[str, float]:
     content = b"\r\n".join([b"90", *content.split(b"\r\n")[1 : 1 + 90 * 28], b""])
     path = file.parent.parent / "90.skeleton"
     path.write_bytes(content)
+    parallel.keep_freed_memory()  # as in a conversion
     proposed = [timed(ntu.parse_skeleton, content) for _ in range(repeats)]
     strict = [timed(ntu.parse_strict, content) for _ in range(repeats // 10)]
     tracked = [timed(ntu.parse_ntu, content, "track") for _ in range(repeats)]
