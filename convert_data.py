@@ -191,7 +191,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", choices=DATASETS, default="ntu",
-                        help="data set, unless the recordings are custom (default: ntu)")  # fmt: skip
+                        help="published data set of the files; ignored for a folder with clips.csv "
+                             "(default: ntu)")  # fmt: skip
     parser.add_argument("--data_path", nargs="+", metavar="PATH",
                         help="recordings in one of the formats above; several raw or .zip files can be "
                              "given (default: nturgb+d_skeletons, ...)")  # fmt: skip

@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="output file (default: next to the checkpoint, with the suffix .onnx)",
     )
     parser.add_argument(
-        "--data", help="folder of the benchmark to compare on (default: the one trained on)"
+        "--data", help="folder made by convert_data.py, to compare on (default: the one trained on)"
     )
     arguments = parser.parse_args(argv)
     out = arguments.out or arguments.checkpoint.with_suffix(".onnx")

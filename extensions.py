@@ -32,16 +32,17 @@ Network = TypeVar("Network")  # NetworkConfig of model.py, which imports this mo
 class ExtensionConfig:
     """Optional components beyond the paper, all off by default."""
 
-    # what both streams read of each joint: joint (position), motion (difference to the previous frame),
-    # bone (vector from the parent joint), distance (distances to all joints)
+    # input features of each joint, concatenated (not an ensemble of networks): joint (position), motion
+    # (difference to the previous frame), bone (vector from the parent), distance (to all joints)
     modalities: tuple[Modality, ...] = ("joint",)
     view_adaptation: int = 0  # LSTM units of the network that rotates bodies to a learned view; 0: off
     input_norm: bool = False  # batch normalisation of each feature of each joint
     embedding_size: int = 0  # size of a learned embedding of the inputs of the spatial RNN; 0: off
     residual: bool = False  # residual LSTM layers with layer normalisation
     input_dropout: float = 0.0  # dropout of the input of the temporal RNN
-    # spatial RNN: how many of num_layers run over the sequence of windows instead of the joints; 0:
-    # average the windows. Otherwise, the layers over the joints have part_hidden_size units
+    # how many of the spatial RNN's num_layers run over the spatial windows, one step per window; the
+    # others run over the joints of a window, with part_hidden_size units. 0: all run over the joints,
+    # and the features of the windows are averaged
     window_layers: int = 0
     # read frames as they arrive: RNNs over time run forwards only, windows are consecutive frames
     # without resampling, normalization uses the first frame; excludes view_adaptation

@@ -67,15 +67,20 @@ class NetworkConfig:
     temporal: Temporal = "hierarchical"  # structure of the temporal RNN
     spatial: Spatial = "traversal"  # order of the joints in the spatial RNN
     hidden_size: int = 512  # LSTM units of a layer, in each direction
-    # LSTM units in the RNN of each body part ("hierarchical") and, with window_layers, in the layers of
-    # the spatial RNN over the joints
+    # LSTM units of each body part's RNN with temporal=hierarchical; with window_layers, also of the
+    # spatial RNN's layers over the joints
     part_hidden_size: int = 256
-    num_layers: int = 2  # LSTM layers of each stream; in "hierarchical" the part RNNs are the first
+    num_layers: int = (
+        2  # LSTM layers of each stream; with temporal=hierarchical, the part RNNs are the first
+    )
     bidirectional: bool = True  # read each sequence forwards and backwards
     dropout: float = 0.5  # dropout between the LSTM layers and before the classifiers
-    pooling: Pooling = "max"  # temporal pooling of the hidden states: max, mean or last
+    # pooling of the hidden states over the steps of an RNN (temporal: frames; spatial: joints)
+    pooling: Pooling = "max"
     spatial_window: int = 100  # frames of a joint that one step of the spatial RNN reads
-    spatial_stride: int = 0  # largest hop between windows (causal: exact hop); 0: no overlap
+    # most frames from the start of one spatial window to the next; fewer if evenly spaced windows cover
+    # the frames exactly (causal: exactly this many); 0: spatial_window
+    spatial_stride: int = 0
     person_pooling: PersonPooling = "mean"  # pooling over the bodies of a clip
     temporal_weight: float = 0.5  # weight of the temporal stream in the fusion, 0 to 1
 
@@ -110,13 +115,9 @@ class TwoStreamRNN(nn.Module):
         super().__init__()
         check_choice("person_pooling", network.person_pooling, PERSON_POOLINGS)
         if not 0 <= network.temporal_weight <= 1:
-            raise ValueError(
-                f"temporal_weight={network.temporal_weight}\nchoose a weight between 0 and 1"
-            )
+            raise ValueError(f"temporal_weight={network.temporal_weight}\nchoose a number from 0 to 1")
         self.num_joints, self.channels, self.causal = len(layout.joints), channels, extensions.causal
         self.person_pooling, self.temporal_weight = network.person_pooling, network.temporal_weight
-        # By default the view is not adapted, the features of a joint are its coordinates, and the
-        # streams have no extensions.
         joint_features = JointFeatures(layout, channels, extensions)
         size = joint_features.output_size
         self.view_adaptation = make_view_adaptation(layout, channels, extensions)
@@ -125,7 +126,7 @@ class TwoStreamRNN(nn.Module):
         if extensions.causal:
             self.temporal = CausalTemporalRNN(self.temporal)
             self.spatial = CausalSpatialRNN(self.spatial)
-        # Assigned last: the optimizer state of checkpoints depends on the parameter order.
+        # After the streams: the optimizer state of checkpoints depends on the order of parameters.
         self.joint_features = joint_features
         self.dropout = Dropout(network.dropout)
         self.temporal_classifier = nn.Linear(self.temporal.output_size, num_classes)
@@ -229,11 +230,11 @@ class TemporalRNN(nn.Module):
         """
         frames = self.input_layer(features.permute(0, 2, 3, 1))  # (B, T, V, C)
         if not self.parts:
-            return frames.flatten(2)  # (B, T, V C)
+            return frames.flatten(2)  # (B, T, V * C)
         parts = frames.index_select(2, self.part_order).split(self.part_sizes, 2)
         states = part_states or [{} for _ in parts]
         calls = [
-            partial(rnn.hidden_states, joints.flatten(2), state)  # (B, T, V C) of a part
+            partial(rnn.hidden_states, joints.flatten(2), state)  # (B, T, V * C) of a part
             for rnn, joints, state in zip(self.parts, parts, states, strict=True)
         ]
         return self.dropout(torch.cat(run_on_cuda_streams(calls), 2))  # (B, T, F of all parts)
@@ -252,8 +253,8 @@ class SpatialRNN(nn.Module):
 
     channels        features of a joint, in the paper its coordinates
     encoder         class of the RNN
-    embedding       module that the inputs of the steps (B, W, V, C window) pass first
-    across_windows  makes the module that pools the windows, from the number of their features
+    embedding       module that the inputs of the steps (B, W, V, C * window) pass first
+    across_windows  callable: features of a window -> module that pools (B, W, F) over W
     """
 
     def __init__(
@@ -287,13 +288,13 @@ class SpatialRNN(nn.Module):
                 f"{frames} frames (window_size) are shorter than the spatial window of {self.window}\n"
                 "choose a smaller spatial_window, or a larger window_size"
             )
-        count = 1 - (self.window - frames) // self.stride
+        count = 1 - (self.window - frames) // self.stride  # 1 + ceil((frames - window) / stride)
         starts = [i * (frames - self.window) // max(count - 1, 1) for i in range(count)]
         windows = torch.stack([features[:, :, at : at + self.window] for at in starts], 1)
         return self.across_windows(self.read_windows(windows.permute(0, 1, 4, 2, 3)))
 
     def read_windows(self, windows: Tensor) -> Tensor:
         """Features of the joints in windows (B, W, V, C, window) -> of each window (B, W, F)."""
-        joints = self.embedding(windows.flatten(3))  # (B, W, V, C window)
-        steps = joints.index_select(2, self.order)  # (B, W, S, C window)
+        joints = self.embedding(windows.flatten(3))  # (B, W, V, C * window)
+        steps = joints.index_select(2, self.order)  # (B, W, S, C * window)
         return self.rnn(steps.flatten(0, 1)).view(*joints.shape[:2], self.rnn.output_size)

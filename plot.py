@@ -2,7 +2,7 @@
 
     python plot.py curves checkpoints/a checkpoints/b        # accuracy and loss over the epochs
     python plot.py skeletons NTU-RGB-D/xview                 # stills of clips of several classes
-    python plot.py early_recognition checkpoints/a/best_test.json ...   # accuracy over what was seen
+    python plot.py early_recognition checkpoints/a/best_test.json ...   # accuracy by observation ratio
 
 `--out picture.png` names the output. test.py draws the confusion matrix and the report of a test,
 predict.py --animate the animation of a clip, and docs/diagrams.py the diagrams of README.md.

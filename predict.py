@@ -5,7 +5,7 @@
     python predict.py capture.npy --live --checkpoint checkpoints/live/best.pt
     SENSOR | python predict.py --live --checkpoint checkpoints/live/best.pt
 
-A FILE is anything that convert_data.py reads, a raw file of any name, or a .npy file of one clip,
+A FILE is anything that convert_data.py reads, a raw file under any name, or a .npy file of one clip,
 (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M). --live needs a causal network (train.py
 --preset live) and prints a prediction after every frame. Without FILE it reads frames from the standard
 input: one line per frame, V x C numbers for each body (x, y, z of the first joint, of the second, ...);
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--clip",
         nargs="+",
         metavar="NAME",
-        help="select clips of FILE by name or by index (train split first, then val)",
+        help="select clips of FILE by name or by index (training clips first, then test clips)",
     )
     parser.add_argument(
         "--animate",

@@ -1,4 +1,4 @@
-"""Test a trained network on the test clips of its data, which training never reads.
+"""Test a trained network: report of accuracy per stream, class, camera and subject, and of confusions.
 
     python test.py checkpoints/NTU-RGB-D-xview-traversal-hierarchical/best.pt
     python test.py checkpoints/my-run/last.pt --tta 10       # mean over random crops and transforms
@@ -371,10 +371,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT",
                         help="checkpoint of train.py; several form an ensemble")  # fmt: skip
-    parser.add_argument("--data", help="folder of the benchmark (default: the one trained on)")
+    parser.add_argument(
+        "--data",
+        help="folder made by convert_data.py, as NTU-RGB-D/xview (default: the one trained on)",
+    )
     parser.add_argument("--temporal_weight", type=float, metavar="WEIGHT",
                         help="weight of the temporal stream in the fusion "
-                             "(default: as trained)")  # fmt: skip
+                             "(default: the setting of the checkpoint; it is not learned)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=256, help="clips per batch (default: 256)")
     parser.add_argument("--device", default="", help="cuda or cpu (default: the GPU if there is one)")
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32",
@@ -385,7 +388,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--early_recognition", action="store_true",
                         help="test also on the first 10 %% of each clip, 20 %%, ...")  # fmt: skip
     parser.add_argument("--num_workers", type=int, default=0,
-                        help="processes that make batches (default: 0)")  # fmt: skip
+                        help="DataLoader worker processes; 0: batches are made on the device "
+                             "(default: 0)")  # fmt: skip
     parser.add_argument("--mmap", action="store_true", help="leave the data on disk")
     return parser.parse_args(argv)
 

@@ -62,8 +62,11 @@ Schedule = Literal["multistep", "cosine"]
 class PreprocessingConfig:
     """How a clip is brought to one length, position and size (skeletons/preprocess.py)."""
 
-    window_size: int = 100  # frames of a training item; 0: as many as the longest clip has
-    # origin and axes of the coordinates (origin_transfer in skeletons/preprocess.py)
+    window_size: int = 100  # frames of a clip after cropping; 0: as many as the longest clip has
+    # coordinate system. camera: as recorded; first-body: origin at the root joint of the first body, in
+    # every frame; per-frame: origin at each body's own root joint, in every frame; first-frame: origin
+    # at the root joint of the first body in the first frame; body: as first-frame, and axes along that
+    # body
     reference_frame: ReferenceFrame = "body"
     # divide by the mean bone length of the clip (all its bodies; causal networks: the first body in its
     # first frame)
@@ -77,11 +80,11 @@ class AugmentationConfig:
     # share of the clip that the random crop keeps, least and most
     crop_ratio: tuple[float, float] = (0.5, 1.0)
     rotate: tuple[float, float, float] = (0.3, 0.3, 0.3)  # largest angles about x, y, z, in radians
-    # coordinates are multiplied by a random factor from 1 - x to 1 + x, one per axis
+    # coordinates are multiplied by a random factor from 1 - scale to 1 + scale, one per axis
     scale: float = 0.1
-    shear: float = 0.1  # random shear factors from -x to x, one per ordered pair of axes
-    # bone lengths are multiplied by a random factor from 1 - x to 1 + x, one per bone, equal on both
-    # sides
+    shear: float = 0.1  # random shear factors from -shear to shear, one per ordered pair of axes
+    # bone lengths are multiplied by a random factor from 1 - this to 1 + this, one per bone, the same
+    # on both sides
     bone_length_jitter: float = 0.0
     flip_prob: float = 0.0  # probability that a clip is mirrored
     # probability that left and right joints are exchanged, as when the sensor mistakes back for front
@@ -106,13 +109,14 @@ class OptimizationConfig:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where and how to compute. Device and precision (and on a GPU, num_workers 0 or more) change
-    random numbers or rounding, not the method. On a CPU, the result does not depend on num_workers."""
+    """Where and how to compute. Device, precision and, on a GPU, whether num_workers is 0 change random
+    numbers or rounding, not the method. On a CPU, the result does not depend on num_workers."""
 
     device: str = ""  # cuda or cpu; empty: the GPU if there is one
     precision: engine.Precision = "float32"  # computation type (bfloat16: autocast)
-    num_workers: int = 0  # processes that make batches; 0: batches are made on the device
-    mmap: bool = False  # leave the data on disk, if it does not fit into memory
+    # DataLoader worker processes; 0: the data is copied to the device, and batches are made there
+    num_workers: int = 0
+    mmap: bool = False  # read each batch from disk, for data that does not fit into memory
     tensorboard: bool = False  # log for TensorBoard, too, in the run's folder
 
 
@@ -121,7 +125,8 @@ class Config:
     """Data, name, validation and seed of a run."""
 
     data: str = "NTU-RGB-D/xview"  # folder of a benchmark, made by convert_data.py
-    name: str = ""  # the run's folder in checkpoints/; empty: <data>-<spatial>-<temporal>
+    # the run's folder in checkpoints/; empty: <data>-<spatial>-<temporal>, whatever the preset
+    name: str = ""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -433,7 +438,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     @dataclass(frozen=True)
     class Options:
         preset: Literal[tuple(PRESETS)] = "paper"  # start from these settings (PRESETS in train.py)
-        resume: flag = False  # go on with the run in checkpoints/<name>, with its own settings
+        resume: flag = False  # go on with the run in checkpoints/<name>; its settings hold
         overwrite: flag = False  # replace the run in checkpoints/<name>
         config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 

@@ -1,4 +1,4 @@
-"""`Clip`, what makes it invalid, and the check of coordinates."""
+"""`Clip`, how many bodies it may have, what makes it invalid, and the check of coordinates."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Detect the input format; read raw files and .zip files of them.
+"""Detect the input format; read the raw files of published data sets, and .zip files of them.
 
     a folder of raw files           or .zip files of them, read without unpacking, by several processes
     arrays                          {train,val}_data.npy, padded (ST-GCN, 2s-AGCN) or packed (our own)

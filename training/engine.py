@@ -1,4 +1,4 @@
-"""One epoch of training, evaluation, metrics, devices (the schedule and the loop are in train.py)."""
+"""One epoch of training, evaluation, accuracy and loss, devices (loop and schedule: train.py)."""
 
 import copy
 import os
