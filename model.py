@@ -115,7 +115,7 @@ class TwoStreamRNN(nn.Module):
         super().__init__()
         check_choice("person_pooling", network.person_pooling, PERSON_POOLINGS)
         if not 0 <= network.temporal_weight <= 1:
-            raise ValueError(f"temporal_weight={network.temporal_weight}\nchoose a number from 0 to 1")
+            raise ValueError(f"temporal_weight={network.temporal_weight}\nchoose one between 0 and 1")
         self.num_joints, self.channels, self.causal = len(layout.joints), channels, extensions.causal
         self.person_pooling, self.temporal_weight = network.person_pooling, network.temporal_weight
         joint_features = JointFeatures(layout, channels, extensions)
