@@ -100,8 +100,6 @@ class TwoStreamRNN(nn.Module):
     network      settings of the paper's two streams
     extensions   settings of the components beyond the paper, all off by default
     channels     coordinates of a joint, C
-
-    The attribute `temporal_weight` may be changed after training.
     """
 
     def __init__(
@@ -121,6 +119,7 @@ class TwoStreamRNN(nn.Module):
         joint_features = JointFeatures(layout, channels, extensions)
         size = joint_features.output_size
         self.view_adaptation = make_view_adaptation(layout, channels, extensions)
+        # With extensions, `network` is changed, and other arguments of the streams are given.
         self.temporal = TemporalRNN(layout, size, **extend_temporal(network, extensions))
         self.spatial = SpatialRNN(layout, size, **extend_spatial(layout, size, network, extensions))
         if extensions.causal:
