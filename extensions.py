@@ -44,8 +44,8 @@ class ExtensionConfig:
     # others run over the joints of a window, with part_hidden_size units. 0: all run over the joints,
     # and the features of the windows are averaged
     window_layers: int = 0
-    # read frames as they arrive: RNNs over time run forwards only, windows are consecutive frames
-    # without resampling, normalization uses the first frame; excludes view_adaptation
+    # read frames as they arrive: RNNs over time run forwards only, clips are not resampled, and
+    # normalization uses the first frame; excludes view_adaptation
     causal: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Live recognition: class probabilities after every frame (pictures are drawn in plot.py).
+"""`Recognizer`: class probabilities after every frame (predict.py reads frames, plot.py draws).
 
 Each frame costs the same.
 

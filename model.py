@@ -67,19 +67,18 @@ class NetworkConfig:
     temporal: Temporal = "hierarchical"  # structure of the temporal RNN
     spatial: Spatial = "traversal"  # order of the joints in the spatial RNN
     hidden_size: int = 512  # LSTM units of a layer, in each direction
-    # LSTM units of each body part's RNN with temporal=hierarchical; with window_layers, also of the
-    # spatial RNN's layers over the joints
+    # LSTM units of each body part's RNN with temporal=hierarchical; with window_layers (extensions.py),
+    # also of the spatial RNN's layers over the joints
     part_hidden_size: int = 256
-    num_layers: int = (
-        2  # LSTM layers of each stream; with temporal=hierarchical, the part RNNs are the first
-    )
+    # LSTM layers of each stream; with temporal=hierarchical, the part RNNs are the first
+    num_layers: int = 2
     bidirectional: bool = True  # read each sequence forwards and backwards
     dropout: float = 0.5  # dropout between the LSTM layers and before the classifiers
     # pooling of the hidden states over the steps of an RNN (temporal: frames; spatial: joints)
     pooling: Pooling = "max"
     spatial_window: int = 100  # frames of a joint that one step of the spatial RNN reads
-    # most frames from the start of one spatial window to the next; fewer if evenly spaced windows cover
-    # the frames exactly (causal: exactly this many); 0: spatial_window
+    # maximum distance in frames between the starts of spatial windows, which are evenly spaced over the
+    # clip (causal: exactly this distance); 0: spatial_window
     spatial_stride: int = 0
     person_pooling: PersonPooling = "mean"  # pooling over the bodies of a clip
     temporal_weight: float = 0.5  # weight of the temporal stream in the fusion, 0 to 1

@@ -1,4 +1,4 @@
-"""Recognise clips with a trained network: prints the most probable classes.
+"""Recognise clips, or a live stream of frames, with a trained network.
 
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif

@@ -62,7 +62,9 @@ Schedule = Literal["multistep", "cosine"]
 class PreprocessingConfig:
     """How a clip is brought to one length, position and size (skeletons/preprocess.py)."""
 
-    window_size: int = 100  # frames of a clip after cropping; 0: as many as the longest clip has
+    # frames that clips are resampled to (causal: frames of an item, not resampled); 0: as many as the
+    # longest clip has
+    window_size: int = 100
     # coordinate system. camera: as recorded; first-body: origin at the root joint of the first body, in
     # every frame; per-frame: origin at each body's own root joint, in every frame; first-frame: origin
     # at the root joint of the first body in the first frame; body: as first-frame, and axes along that
@@ -86,7 +88,7 @@ class AugmentationConfig:
     # bone lengths are multiplied by a random factor from 1 - this to 1 + this, one per bone, the same
     # on both sides
     bone_length_jitter: float = 0.0
-    flip_prob: float = 0.0  # probability that a clip is mirrored
+    flip_prob: float = 0.0  # probability that a clip is mirrored, left and right joints swapped
     # probability that left and right joints are exchanged, as when the sensor mistakes back for front
     swap_sides_prob: float = 0.0
 
@@ -125,14 +127,13 @@ class Config:
     """Data, name, validation and seed of a run."""
 
     data: str = "NTU-RGB-D/xview"  # folder of a benchmark, made by convert_data.py
-    # the run's folder in checkpoints/; empty: <data>-<spatial>-<temporal>, whatever the preset
-    name: str = ""
+    name: str = ""  # folder of the run in checkpoints/; empty: <data>-<spatial>-<temporal>
     network: NetworkConfig = field(default_factory=NetworkConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    # least share of the training clips to hold out for choosing best.pt, by whole subjects; 0: train on
-    # all, best.pt is the last epoch
+    # minimum fraction of the training clips to hold out, in whole subjects, for choosing best.pt; 0:
+    # train on all, best.pt is the last epoch
     validation_ratio: float = 0.05
     validation_camera: int = 0  # hold out the training clips of this camera instead; 0: by subject
     seed: int = 0  # random seed
@@ -438,7 +439,8 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     @dataclass(frozen=True)
     class Options:
         preset: Literal[tuple(PRESETS)] = "paper"  # start from these settings (PRESETS in train.py)
-        resume: flag = False  # go on with the run in checkpoints/<name>; its settings hold
+        # go on with the run in checkpoints/<name>; other settings than its own are an error
+        resume: flag = False
         overwrite: flag = False  # replace the run in checkpoints/<name>
         config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 

@@ -1,4 +1,4 @@
-"""Bodies in memory: a batch as the networks read it, and all clips of a data set.
+"""Bodies in memory: a batch, all clips of a data set, visible frames, mean bone length.
 
 Most clips show one person, while data sets keep two slots. Absent bodies are neither stored nor
 computed. An absent body has zero coordinates, in memory and on disk; `visible_frames` tests for it.

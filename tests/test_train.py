@@ -101,7 +101,9 @@ def test_every_field_is_an_option_with_help(capsys, monkeypatch):
     for name in texts.keys() - {""}:  # a text between the option with its values and its default
         text = re.sub(r"--\w+|[A-Z]{3,}|\{.*?\}|[][.,]", "", texts[name].partition("(default:")[0])
         assert len(text.split()) > 1, texts[name]
-    assert "LSTM units of a layer, in each direction (default: 512)" in texts["hidden_size"]
+        texts[name] = " ".join(text.split())
+    assert len(set(texts.values())) == len(texts)  # none has the text of another
+    assert texts["hidden_size"] == "units of a layer in each direction"  # (without capitals)
 
 
 def test_options():
