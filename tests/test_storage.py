@@ -303,18 +303,23 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
         storage.BenchmarkWriter(tmp_path / "xsub", (3, 25, 2))
 
 
-def test_a_benchmark_that_cannot_be_replaced(two_versions, monkeypatch):
-    """As on Windows, while a training reads it."""
-    out = two_versions / "out"
-    before = contents(out / "xview")
+def refuse_to_rename(name, monkeypatch):
+    """As Windows does while a program has files of the folder open."""
     rename = Path.rename
 
     def fails(path, target):
-        if path.name == "xview":
+        if path.name == name:
             raise PermissionError(13, "in use")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails)
+
+
+def test_a_benchmark_that_cannot_be_replaced(two_versions, monkeypatch):
+    """As on Windows, while a training reads it."""
+    out = two_versions / "out"
+    before = contents(out / "xview")
+    refuse_to_rename("xview", monkeypatch)
     with pytest.raises(OSError, match=r"xview cannot be replaced: .*in use\nclose the programs"):
         convert_to(out, two_versions / "new")
     assert contents(out / "xview") == before and not list(out.glob(".*"))
@@ -323,14 +328,7 @@ def test_a_benchmark_that_cannot_be_replaced(two_versions, monkeypatch):
 def test_the_earlier_data_is_restored_if_the_new_data_cannot_take_its_place(two_versions, monkeypatch):
     out = two_versions / "out"
     before = contents(out)
-    rename = Path.rename
-
-    def fails(path, target):
-        if path.name == ".xsub.partial":
-            raise PermissionError(13, "in use")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", fails)
+    refuse_to_rename(".xsub.partial", monkeypatch)
     with pytest.raises(OSError, match="xsub cannot be replaced"):
         convert_to(out, two_versions / "new")
     assert contents(out) == before
