@@ -17,12 +17,10 @@ An earlier conversion is replaced when the new one is complete.
 """
 
 import argparse
-import contextlib
 import csv
 import errno
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,9 +30,11 @@ from tqdm import tqdm
 
 from skeletons.clip import MAX_BODIES, DroppedTrack, InvalidClip
 from skeletons.clip_stream import ClipStream, Failure
-from skeletons.datasets import BODY_RULES, DATASETS
+from skeletons.custom import decode_text
+from skeletons.datasets import BODY_RULES, DATASETS, DEFAULT_DATASET, DatasetSpec
+from skeletons.output import make_console_safe
 from skeletons.readers import open_input
-from skeletons.storage import TABLES, BenchmarkWriter
+from skeletons.storage import SPLITS, TABLES, BenchmarkWriter, read_labels, split_files
 from skeletons.version import git_commit
 
 MISSING_LIST = Path(__file__).parent / "lists" / "ntu_missing.txt"
@@ -77,6 +77,8 @@ def convert(
                 writers[benchmark].add(split, clip)
             dropped += ((clip.name, *track) for track in clip.dropped if clip.splits)
         check_clips(stream, writers, failures, excluded, strict)
+        if failures or stream.official_counts:  # (else the author of the data left clips out)
+            check_replaced(stream, writers)
         skipped = [(failure.file, failure.where, failure.reason) for failure in failures]
         for benchmark, writer in writers.items():
             meta = {
@@ -86,7 +88,7 @@ def convert(
                 "classes": stream.classes,
                 "bodies": stream.bodies or None,
                 "excluded": excluded,
-                "ignored": stream.ignored,
+                "ignored": len(stream.ignored),
                 "skipped": len(failures),
                 "arguments": arguments,
                 "version": git_commit(),
@@ -137,6 +139,25 @@ def check_clips(
         )
 
 
+def check_replaced(stream: ClipStream, writers: dict[str, BenchmarkWriter]) -> None:
+    """Raise ValueError if a benchmark would be replaced by a part of itself: by fewer clips, most of
+    which it has, although the user does not exclude the others."""
+    for writer in writers.values():
+        try:
+            files = (split_files(writer.folder, split)[1] for split in SPLITS)
+            earlier = {name for file in files for name in read_labels(file)[0]}
+        except (OSError, ValueError):
+            continue  # nothing complete is there
+        names = set(writer.names)
+        lost = earlier - names - stream.ignored
+        if lost and len(names) < len(earlier) and 2 * len(names & earlier) > len(names):
+            raise ValueError(
+                f"{writer.folder} has {len(earlier)} clips, the new data only {len(names)}, without "
+                f"{min(lost)}\n"
+                "give all of the data, or another --dataset or --out_folder; or remove the folder first"
+            )
+
+
 def list_failures(failures: Sequence[Failure], limit: int = 5) -> str:
     """The first failures as text, one per line."""
     lines = [": ".join(filter(None, (f"  {failure.file}", failure.where, failure.reason)))
@@ -167,15 +188,27 @@ def compare_with_official(stream: ClipStream, metas: dict[str, dict[str, Any]]) 
     return sentences
 
 
-def read_names(path: str | Path) -> frozenset[str]:
-    """The names of clips in a text file, with or without the suffix .skeleton."""
-    if not os.path.exists(path):  # noqa: PTH110 (or a device)
-        raise ValueError(f"--ignored_sample_path {path} does not exist\ngive a text file of names")
+def read_names(path: str | Path, dataset: DatasetSpec) -> tuple[frozenset[str], list[str]]:
+    """The names of clips in a text file, in whatever form -> (names, lines that contain none).
+
+    Quotes, commas, paths, suffixes, capitals and several names in a line make no difference. Lines that
+    are empty or begin with # are comments.
+    """
+    if not os.path.exists(path) or Path(path).is_dir():  # noqa: PTH110 (or a device)
+        fault = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise ValueError(f"--ignored_sample_path {path} {fault}\ngive a text file of names")
     try:
-        names = Path(path).read_text(encoding="utf-8-sig").split()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}\nsave it as one") from None
-    return frozenset(name.removesuffix(".skeleton") for name in names)
+        text = decode_text(Path(path))
+    except ValueError:
+        text = Path(path).read_text(encoding="latin-1")  # names are ASCII in any encoding
+    names, others = set(), []
+    for line in text.splitlines():
+        found = [dataset.find_name(field) for field in re.split(r"[\s,;|\"'`]+", line)]
+        if any(found):
+            names.update(filter(None, found))
+        elif line.strip() and not line.lstrip().startswith("#"):
+            others.append(line.strip())
+    return frozenset(names), others
 
 
 def positive(text: str) -> int:
@@ -190,9 +223,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", choices=DATASETS, default="ntu",
+    parser.add_argument("--dataset", choices=DATASETS,
                         help="published data set of the files; ignored for a folder with clips.csv "
-                             "(default: ntu)")  # fmt: skip
+                             "(default: ntu; for data of others, if its names say so)")  # fmt: skip
     parser.add_argument("--data_path", nargs="+", metavar="PATH",
                         help="recordings in one of the formats above; several raw or .zip files can be "
                              "given (default: nturgb+d_skeletons, ...)")  # fmt: skip
@@ -206,6 +239,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                              "the clip, drop spurious detections, keep the two that move most, always "
                              "including the longest track (default); sensor-order: keep the first two "
                              "of each frame")  # fmt: skip
+    parser.add_argument("--encoding", default="", metavar="NAME",
+                        help="encoding of clips.csv, such as cp1252 or gbk (default: UTF-8, or UTF-16 "
+                             "where the file shows it)")  # fmt: skip
     parser.add_argument("--padded", action="store_true",
                         help="write arrays (N, C, T, V, M) padded with zeros, for code of other "
                              "projects: 300 frames for NTU, else the longest clip")  # fmt: skip
@@ -217,12 +253,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Convert as the options say, and print a summary."""
-    paths = options.data_path or [DATASETS[options.dataset].data_path]
-    ignored = read_names(options.ignored_sample_path)
-    stream = open_input(paths, options.dataset, ignored, options.bodies, options.jobs)
+    dataset = DATASETS[options.dataset or DEFAULT_DATASET]
+    paths = options.data_path or [dataset.data_path]
+    ignored, other_lines = read_names(options.ignored_sample_path, dataset)
+    own_list = Path(options.ignored_sample_path) != MISSING_LIST
+    if own_list and other_lines and not ignored:
+        raise ValueError(
+            f"{options.ignored_sample_path} contains no name of a clip of {dataset.title}, but "
+            f"'{other_lines[0][:40]}'\ngive names like {dataset.name_form[1]}, or an empty file"
+        )
+    stream = open_input(paths, options.dataset, ignored, options.bodies, options.jobs, options.encoding)
     out_folder = Path(options.out_folder or stream.out_folder)
     arguments = {name: getattr(options, name) for name in PROVENANCE}
-    arguments |= {"data_path": [str(path) for path in paths]}
+    known = (name for name, spec in DATASETS.items() if spec.title == stream.title)
+    arguments |= {"dataset": next(known, None), "data_path": [str(path) for path in paths]}
     arguments |= {"ignored_sample_path": str(options.ignored_sample_path)}
     try:
         metas, failures = convert(stream, out_folder, options.padded, options.strict, arguments)
@@ -240,6 +284,14 @@ def run(options: argparse.Namespace) -> None:
               f"{len(meta['classes'])} classes{warning}")  # fmt: skip
     for sentence in compare_with_official(stream, metas):
         print(sentence)
+    if own_list and other_lines:
+        print(f"WARNING: lines of {options.ignored_sample_path} that contain no name of a clip exclude "
+              f"nothing: {len(other_lines)}, such as '{other_lines[0][:40]}'")  # fmt: skip
+    if own_list and ignored and not stream.ignored:
+        print(f"WARNING: no clip is excluded: none of the {len(ignored)} that are listed in "
+              f"{options.ignored_sample_path} is among the raw files")  # fmt: skip
+    for note in stream.notes:
+        print(note)
     if meta["excluded"]:
         print(f"excluded, as not part of the data set or listed as missing: {meta['excluded']} clips")
     if failures:
@@ -252,9 +304,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Expected errors end it with a message."""
+    make_console_safe()
     options = parse_arguments(argv)
-    with contextlib.suppress(AttributeError):  # (not a terminal or file)
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     try:
         run(options)
     except KeyboardInterrupt:

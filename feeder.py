@@ -77,7 +77,7 @@ class Feeder(torch.utils.data.Dataset):
                 f"{data_path} contains no clips: the conversion put none into it, or skipped all\n"
                 "see skipped.csv in the folder of the benchmark"
             )
-        self.layout = find_layout(self.data_path, joints) if layout is None else layout
+        self.layout = find_layout(self.data_path, joints, self.channels) if layout is None else layout
         if unknown := options.keys() - set(OPTIONS):
             raise ValueError(
                 f"Feeder has no option {', '.join(sorted(unknown))}\nchoose from {', '.join(OPTIONS)}"

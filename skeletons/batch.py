@@ -25,6 +25,17 @@ def visible_frames(joints: Tensor) -> Tensor:
     return (joints != 0).any(3).any(1)
 
 
+def frames_with_bodies_first(clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Clips (N, C, T, V, M) -> the same with the frames that show no body last, and the number of the
+    other frames (N,). Padding and the time before the first body are such frames; converted clips have
+    none (clip_stream.py, tracking.py). Without decisions that depend on the data, as export.py needs.
+    """
+    visible = visible_frames(clips.flatten(3))  # (N, T)
+    time = torch.arange(clips.shape[2], device=clips.device)
+    order = torch.where(visible, time, time + clips.shape[2]).argsort(1)
+    return clips.gather(2, order[:, None, :, None, None].expand_as(clips)), visible.sum(1)
+
+
 def mean_bone_length(joints: Tensor, bones: Tensor) -> Tensor:
     """Mean length of the bones in each pose (..., C, V) -> (...), in the unit of the data.
 
@@ -74,6 +85,16 @@ class BodyBatch(NamedTuple):
     def clip(self) -> Tensor:
         """(B,) the clip of each body."""
         return self.slot // self.visible.shape[1]
+
+    def pad_bodies(self, multiple: int) -> BodyBatch:
+        """The same with absent bodies added in slots that hold none, up to a multiple of so many bodies
+        (if there are as many slots). They change nothing that a network computes of the clips."""
+        count, slots = len(self.slot), self.visible.numel()
+        missing = min(-(-count // multiple) * multiple, slots) - count
+        taken = self.slot.new_zeros(slots).index_fill(0, self.slot, 1)
+        free = taken.argsort(stable=True)[:missing]
+        absent = self.joints.new_zeros(missing, *self.joints.shape[1:])
+        return BodyBatch(torch.cat((self.joints, absent)), torch.cat((self.slot, free)), self.visible)
 
     def to(self, device: torch.device | str) -> BodyBatch:
         """The same on another device."""

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +53,8 @@ class ClipStream:
     clips          of which each can be kept: its data is never overwritten
     channels       C of the clips
     excluded       clips that are not read: not part of the data set, or listed by the user
-    ignored        those of them that the user listed
+    ignored        names of those of them that the user listed
+    notes          sentences for the summary; complete when all clips are read
     bodies         the rule by which the bodies were chosen, one of BODY_RULES, or "" if unknown
     padded_frames, official_counts   as in DatasetSpec
     out_folder     where the benchmarks go if the user does not say
@@ -67,7 +69,8 @@ class ClipStream:
     clips: Iterator[Clip | Failure]
     channels: int = 3
     excluded: int = 0
-    ignored: int = 0
+    ignored: AbstractSet[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
     bodies: str = ""
     padded_frames: int = 0
     official_counts: dict[str, tuple[int, int]] = field(default_factory=dict)

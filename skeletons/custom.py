@@ -1,89 +1,150 @@
 """Custom recordings: a folder of .npy files with a clips.csv and, for other bodies, a layout.json."""
 
+import contextlib
 import csv
+import io
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from skeletons.clip import Clip, InvalidClip
-from skeletons.clip_stream import MAX_CLIP_BYTES, SPLIT_NAMES, ClipStream, clean_clips
-from skeletons.layout import LAYOUTS, Layout
-from skeletons.storage import read_array
+from skeletons.clip_stream import SPLIT_NAMES, ClipStream, clean_clips
+from skeletons.custom_arrays import (
+    MAX_SAMPLES,
+    ArrayFormat,
+    are_scores,
+    bone_ratio,
+    is_in_large_unit,
+    load_clip,
+    open_array,
+    order_axes,
+)
+from skeletons.layout import BODY_PARTS, KINECTS, LAYOUTS, Layout
 
 REQUIRED_COLUMNS = ("name", "label", "split")
+COLUMNS = (*REQUIRED_COLUMNS, "subject", "camera", "axes")
 OLDER_NAMES = {"part": "split", "performer": "subject"}  # of columns
+SEPARATORS = ",;\t"
+UNKNOWN = {"", "-", "?", "nan", "none", "null", "n/a", "unknown"}  # subjects and cameras
 BENCHMARK = "custom"  # the only one
+CHANNELS = (["x", "y"], ["x", "y", "z"], ["x", "y", "score"], ["x", "y", "z", "score"])
+LAYOUT_HINT = (
+    'add a layout.json that names a known layout, as {"name": "openpose25"} '
+    f"({', '.join(LAYOUTS)}), or describes the joints (docs/data.md)"
+)
+UNLIKE_A_BODY = 0.8  # bone_ratio; 0.3 to 0.5 for bodies
 
 
-def read_custom(folder: Path) -> ClipStream:
+def read_custom(folder: Path, encoding: str = "") -> ClipStream:
     """A folder of custom recordings.
 
-    clips.csv    with the columns name, label, split (train or val) and, if known, subject and camera
-    NAME.npy     for each name: (T, V, C) or, with several bodies, (M, T, V, C), 2D or 3D
-    layout.json  if the joints are not those of a Kinect; see `read_layout`
+    clips.csv    with the columns name, label, split (train or val) and, if known, subject, camera, axes
+    NAME.npy     for each name: (T, V, C) or, with several bodies, (M, T, V, C), or in another order of
+                 these axes; C is 2D or 3D, and a score if there is one
+    layout.json  if the joints are not those of a Kinect in 3D; see `read_layout`
+    encoding     of clips.csv ("": UTF-8, or UTF-16)
     Raises ValueError if the table is wrong, or does not fit the files. A corrupt file is a failure in
     the stream.
     """
     path = folder / "clips.csv"
-    rows = _read_table(path)
+    rows, notes = _read_table(path, encoding)
     classes = sorted({row["label"] for _, row in rows}, key=lambda name: (_number(name), name))
     clips = _read_rows(path, rows, classes)
-    shapes, problem = Counter(), ""
-    for name in clips:
-        try:
-            shapes[open_custom_clip(folder / f"{name}.npy").shape[1:3]] += 1
-        except (InvalidClip, OSError) as error:
-            problem = f"{name}.npy: {error}"
-    if not shapes:
-        raise ValueError(f"{path}: none of the clips in it can be read\nfor example {problem}")
-    (channels, joints), _ = shapes.most_common(1)[0]  # a clip of another shape is corrupt
-    layout = _find_layout(folder, channels, joints)
+    axes = {name: re.sub("[^A-Z]", "", row.get("axes", "").upper())
+            for name, (_, row) in zip(clips, rows, strict=True)}  # fmt: skip
+    notes += _find_doubts(rows, classes)
+    form = _find_format(folder, axes, notes)
     files = {folder / f"{name}.npy": clip for name, clip in clips.items()}
     # (A copy of each clip, so that their data does not stay in memory.)
     found = (
-        (str(file), replace(clip), partial(load_custom_clip, file)) for file, clip in files.items()
+        (str(file), replace(clip), partial(load_custom_clip, file, form, axes[clip.name]))
+        for file, clip in files.items()
     )
     title = folder.absolute().name
     return ClipStream(
         title,
-        layout,
+        form.layout,
         classes,
         [BENCHMARK],
         total=len(clips),
-        clips=clean_clips(found, classes, (channels, joints)),
-        channels=channels,
+        clips=clean_clips(found, classes, (form.channels, len(form.layout.joints))),
+        channels=form.channels,
         out_folder=f"{title}-converted",
+        notes=notes,
     )
 
 
-def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """(number of its line, dict) for each row of a CSV file, with commas or semicolons."""
+def load_custom_clip(path: Path, form: ArrayFormat, axes: str = "") -> np.ndarray:
+    """A .npy file of one clip -> (T, C, V, M), with missing joints filled in. Raises InvalidClip."""
+    return load_clip(open_array(path), form, axes)
+
+
+# --- clips.csv ----------------------------------------------------------------------------------------
+
+
+def decode_text(path: Path, encoding: str = "") -> str:
+    """The contents of a text file: UTF-8, or UTF-16 as spreadsheets write it, if nothing is given."""
+    content = path.read_bytes()
+    if not encoding:
+        encoding = "utf-8-sig"
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            encoding = "utf-16"
+        elif b"\0" in content[:2]:  # ASCII in UTF-16 without a byte order mark
+            encoding = "utf-16-le" if content[1] == 0 else "utf-16-be"
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            table = csv.reader(file, delimiter=";" if ";" in header else ",", skipinitialspace=True)
-            columns = [column.strip().lower() for column in next(table, ())]
-            for older, name in OLDER_NAMES.items():
-                if name not in columns:
-                    columns = [name if column == older else column for column in columns]
-            rows = [(table.line_num, dict(zip_longest(columns, map(str.strip, row), fillvalue="")))
-                    for row in table if row]  # fmt: skip
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}\nsave it as one") from error
-    if not set(REQUIRED_COLUMNS) <= set(columns) or not rows:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except (UnicodeDecodeError, LookupError) as error:
         raise ValueError(
-            f"{path}: its first line is '{header.strip()[:100]}'\n"
+            f"{path} is not a {path.suffix[1:].upper()} file in "
+            f"{encoding.upper().removesuffix('-SIG')}: {error}\n"
+            "save it as one in UTF-8, or give its --encoding, such as cp1252 or gbk"
+        ) from None
+
+
+def _read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """(number of its line, dict) for each row of a CSV file, with commas, semicolons or tabs; notes."""
+    file = io.StringIO(decode_text(path, encoding), newline="")
+    header = file.readline().strip()
+    file.seek(0)
+    separator = max(SEPARATORS, key=header.count)
+    try:
+        table = csv.reader(file, delimiter=separator, skipinitialspace=True)
+        columns = [column.strip().lower() for column in next(table, ())]
+        for older, name in OLDER_NAMES.items():
+            if name not in columns:
+                columns = [name if column == older else column for column in columns]
+        numbered = [(table.line_num, list(map(str.strip, row))) for row in table if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}\nsave it as one") from error
+    if not set(REQUIRED_COLUMNS) <= set(columns) or not numbered:
+        raise ValueError(
+            f"{path}: its first line is '{header[:100]}'\n"
             f"it needs a first line '{','.join(REQUIRED_COLUMNS)}' and one line per clip"
         )
-    return rows
+    twice = [column for column in COLUMNS if columns.count(column) > 1]
+    mixed = [column for column in columns if any(other in column for other in SEPARATORS)]
+    if twice or mixed:
+        fault = f"two columns '{twice[0]}'" if twice else f"a column '{mixed[0]}'"
+        remedy = "remove one" if twice else "separate all columns in the same way"
+        raise ValueError(f"{path} has {fault}\n{remedy}")
+    for line, row in numbered:
+        if any(row[len(columns) :]) or len(row) <= max(map(columns.index, REQUIRED_COLUMNS)):
+            raise ValueError(
+                f"{path}, line {line}: {len(row)} values for {len(columns)} columns\n"
+                f"separate values as in the first line, and put a text with a '{separator}' in quotes"
+            )
+    rows = [(line, dict(zip_longest(columns, row[: len(columns)], fillvalue="")))
+            for line, row in numbered]  # fmt: skip
+    ignored = [column for column in columns if column and column not in COLUMNS]
+    return rows, [f"columns of {path} that are not used: {', '.join(ignored)}"] if ignored else []
 
 
 def _read_rows(
@@ -94,10 +155,17 @@ def _read_rows(
     clips: dict[str, Clip] = {}
     files: set[str] = set()
     labels: dict[str, set[str]] = {split: set() for split in SPLIT_NAMES.values()}
+    named: dict[str, str] = {}
     for (line, row), subject, camera in zip(rows, subjects, cameras, strict=True):
-        name, split = row["name"].removesuffix(".npy"), SPLIT_NAMES.get(row["split"])
+        name, split = row["name"].replace("\\", "/"), SPLIT_NAMES.get(row["split"].lower())
+        name = name.removesuffix(".npy")
         if split is None:
             raise ValueError(f"{path}, line {line}: split is '{row['split']}'\nit must be train or val")
+        if named.setdefault(split, row["split"].lower()) != row["split"].lower():
+            raise ValueError(
+                f"{path} has val and test clips; val means the test split here\n"
+                "call the validation clips train: train.py takes its validation clips from them"
+            )
         file = os.path.normpath(path.parent.absolute() / name)  # a, ./a and b/../a are one file
         if file in files:
             raise ValueError(f"{path}, line {line}: {name} is listed twice\nremove one of the lines")
@@ -112,104 +180,211 @@ def _read_rows(
     return clips
 
 
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+def _find_doubts(rows: Sequence[tuple[int, dict[str, str]]], classes: Sequence[str]) -> list[str]:
+    """Notes on what is probably meant in another way."""
+    notes, alike = [], {}
+    for name in classes:
+        alike.setdefault(_number(name) or re.sub(r"[\s_-]+", " ", name).casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            notes.append(f"WARNING: {', '.join(names)} are different classes; do you mean one?")
+    unknown = [(row.get("subject") or "").lower() in UNKNOWN for _, row in rows]
+    if any(unknown) and not all(unknown):
+        notes.append(
+            f"WARNING: {sum(unknown)} of {len(rows)} clips have no subject; they count as one subject"
+        )
+    return notes
+
+
+def _number(text: str) -> float:
+    """The number that a text is, or 0."""
+    return float(text) if _is_number(text) else 0
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?", text) is not None
 
 
 def _numbered(values: Sequence[str | None]) -> list[int]:
-    """Numbers are kept; names are numbered from 1. Unknown is 0."""
-    names = sorted(set(filter(None, values)))
-    if all(name.isdecimal() for name in names):
-        return [int(value or 0) for value in values]
-    return [names.index(value) + 1 if value else 0 for value in values]
+    """Numbers from 1 are kept; other numbers and names are numbered from 1, in order. Unknown is 0."""
+    known = ["" if (value or "").lower() in UNKNOWN else value for value in values]
+
+    def order(name: str) -> tuple[bool, float, str]:
+        return not _is_number(name), _number(name), name
+
+    names = sorted(set(filter(None, known)), key=order)
+    if all(name.isdecimal() and int(name) for name in names):
+        return [int(value or 0) for value in known]
+    return [names.index(value) + 1 if value else 0 for value in known]
 
 
-def open_custom_clip(path: Path) -> np.ndarray:
-    """A .npy file (T, V, C) or (M, T, V, C) -> (T, C, V, M), left on disk where possible."""
-    if not path.is_file():
-        raise InvalidClip("there is no such file")
-    if path.stat().st_size > 2 * MAX_CLIP_BYTES:  # (in float64; float32 is checked later)
-        raise InvalidClip(f"larger than {2 * MAX_CLIP_BYTES >> 20} MiB, which no clip is")
-    try:
-        data = read_array(path, mmap=True)
-    except ValueError as error:
-        fault = str(error.__cause__ or error).partition("\n")[0]
-        raise InvalidClip(f"truncated, or not a .npy file of numbers: {fault}") from None
-    if data.ndim not in (3, 4):
-        raise InvalidClip(f"an array {data.shape}, neither (T, V, C) nor (M, T, V, C)")
-    return (data if data.ndim == 4 else data[None]).transpose(1, 3, 2, 0)
+# --- What the arrays contain --------------------------------------------------------------------------
 
 
-def load_custom_clip(path: Path) -> np.ndarray:
-    """As `open_custom_clip`, with missing joints interpolated."""
-    data = open_custom_clip(path)
-    if data.size * data.itemsize > MAX_CLIP_BYTES or not np.isnan(data).any():
-        return data
-    return interpolate_missing_joints(data)
+def _find_format(folder: Path, axes: Mapping[str, str], notes: list[str]) -> ArrayFormat:
+    """The format of the arrays of a folder, by its layout.json, if there is one, and by their numbers.
 
-
-def interpolate_missing_joints(data: np.ndarray) -> np.ndarray:
-    """Clip (T, C, V, M) with NaN for missing joints -> float32 without NaN.
-
-    A missing joint is interpolated linearly between the frames in which it was seen; before the first
-    and after the last of them it keeps that position. A body without any visible joint is absent from
-    the frame: zeros. Raises InvalidClip for a joint that is never seen.
+    axes   name of each clip -> order of its axes, if it is known
+    notes  a list to which doubts are added
     """
-    data = np.array(data, np.float32)
-    missing = np.isnan(data).any(1)  # (T, V, M)
-    absent = (missing | (data == 0).all(1)).all(1)  # (T, M)
-    for joint, body in np.argwhere(missing.any(0)):
-        frames = np.flatnonzero(~absent[:, body])
-        known = frames[~missing[frames, joint, body]]
-        if len(frames) and not len(known):
-            raise InvalidClip(f"joint {joint + 1} is NaN in every frame")
-        for trajectory in data[:, :, joint, body].T:
-            trajectory[frames] = np.interp(frames, known, trajectory[known]) if len(frames) else 0
-    data.transpose(0, 3, 1, 2)[absent] = 0
-    return data
-
-
-def _find_layout(folder: Path, channels: int, joints: int) -> Layout:
-    """The layout of the clips in a folder: its layout.json, or the Kinect with as many joints."""
-    if channels not in (2, 3):
-        raise ValueError(f"{folder}: the clips have {channels} coordinates per joint\n"
-                         "they need 2 or 3: arrays are (T, V, C) or (M, T, V, C)")  # fmt: skip
     path = folder / "layout.json"
-    by_count = {len(known.joints): known for known in LAYOUTS.values()}
-    layout = read_layout(path) if os.path.lexists(path) else by_count.get(joints)
-    if not layout:
-        raise ValueError(f"{folder}: the clips have {joints} joints; layout.json is missing\n"
-                         "add one, as docs/data.md describes")  # fmt: skip
-    if len(layout.joints) != joints:
-        raise ValueError(f"{folder}: the clips have {joints} joints; layout.json describes "
-                         f"{len(layout.joints)}\ncorrect layout.json, or the arrays")  # fmt: skip
-    return layout
+    given, channels = _read_layout_file(path) if os.path.lexists(path) else (None, None)
+    layouts = [given] if given else list(KINECTS)
+    numbers = {len(channels)} if channels else {2, 3, 4} if given else {3}
+
+    def open_clip(name: str) -> np.ndarray:
+        return order_axes(open_array(folder / f"{name}.npy"), layouts, numbers, axes[name])
+
+    shapes: dict[tuple[int, int], list[str]] = {}
+    problem = ""
+    for name in axes:
+        try:
+            shapes.setdefault(open_clip(name).shape[1:3], []).append(name)
+        except (InvalidClip, OSError) as error:
+            problem = f"{name}.npy: {error}"
+    if not shapes:
+        _refuse_all(folder, axes, given, problem)
+    (number, joints), names = max(shapes.items(), key=lambda item: len(item[1]))
+    layout = next(layout for layout in layouts if len(layout.joints) == joints)
+    some = np.unique(np.linspace(0, len(names) - 1, MAX_SAMPLES).astype(int))
+    samples = [open_clip(names[i]) for i in some]
+    scores = _has_scores(folder, samples, layout, bool(given), channels, notes)
+    ratio = bone_ratio([data[:, : number - scores] for data in samples], layout)
+    if ratio > UNLIKE_A_BODY:
+        notes.append(
+            f"WARNING: the bodies do not look like {layout.name}: joints that a bone connects are as "
+            "far apart as others; is the order of the joints another one?"
+        )
+    return ArrayFormat(layout, number - scores, scores)
+
+
+def _refuse_all(folder: Path, names: Iterable[str], given: Layout | None, problem: str) -> NoReturn:
+    """Raise ValueError because none of the clips can be read; `problem` is that of one of them."""
+    shape: tuple[int, ...] = ()
+    for name in names:
+        with contextlib.suppress(InvalidClip, OSError):
+            shape = open_array(folder / f"{name}.npy").shape
+            break
+    *_, joints, channels = (0, 0, *shape)
+    fault = f"{folder}: the clips have {joints} joints"
+    fits = any(len(layout.joints) == joints and (given or channels == 3)
+               for layout in ([given] if given else KINECTS))  # fmt: skip
+    if fits or len(shape) not in (3, 4) or channels not in (2, 3, 4):
+        raise ValueError(f"{folder / 'clips.csv'}: none of the clips in it can be read\n"
+                         f"for example {problem}")  # fmt: skip
+    if given:
+        raise ValueError(f"{fault}; layout.json describes {len(given.joints)}\n"
+                         "correct layout.json, or the arrays")  # fmt: skip
+    if joints in (len(kinect.joints) for kinect in KINECTS):
+        fault += f" with {channels} coordinates; those of a Kinect have 3"
+    raise ValueError(f"{fault}; layout.json is missing\n{LAYOUT_HINT}")
+
+
+def _has_scores(
+    folder: Path,
+    samples: Sequence[np.ndarray],
+    layout: Layout,
+    given: bool,
+    channels: Sequence[str] | None,
+    notes: list[str],
+) -> bool:
+    """Whether the last number of each joint is a score, in most of the clips `samples` (T, C, V, M).
+
+    given, channels  whether layout.json names the layout; what it says about the numbers
+    """
+    if channels:
+        return channels[-1] == "score"
+    number = samples[0].shape[1]
+    parts = [(data[:, :-1], data[:, -1]) for data in samples]
+    likely = number > 2 and 2 * sum(are_scores(*part) for part in parts) > len(parts)
+    if number == 4 and not likely:
+        raise ValueError(f"{folder}: the clips have 4 coordinates per joint\n"
+                         "they need 2 or 3, and a score from 0 to 1 if there is one")  # fmt: skip
+    if number == 4 or not likely:
+        return likely
+    large = any(is_in_large_unit(xy) for xy, _ in parts)
+    if layout in KINECTS and large:
+        raise ValueError(f"{folder}: the third number of each joint is a score, not z of "
+                         f"{layout.name}\n{LAYOUT_HINT}")  # fmt: skip
+    if layout in KINECTS and given:
+        return False
+    if layout not in KINECTS and (large or layout in LAYOUTS.values()):
+        notes.append(f"the third number of each joint in {folder} is from 0 to 1: taken for its score")
+        return True
+    raise ValueError(
+        f"{folder}: the third number of each joint is from 0 to 1: it can be z, or a score\n"
+        'layout.json must say "channels": ["x", "y", "z"] or ["x", "y", "score"]'
+        + f' and "name": one of {", ".join(LAYOUTS)}'
+        * (not given)
+    )
+
+
+# --- layout.json --------------------------------------------------------------------------------------
 
 
 def read_layout(path: Path) -> Layout:
-    """A layout.json: joints (names), parents (names, null for the root), parts (name -> names)."""
+    """A layout.json: the name of one of LAYOUTS alone, or joints (names), parents (names or indices,
+    null or -1 for the root) and parts (name -> names or indices). Raises ValueError."""
+    return _read_layout_file(path)[0]
+
+
+def _read_layout_file(path: Path) -> tuple[Layout, list[str] | None]:
+    """The layout, and what the numbers of each joint are ("channels"), if the file says it."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8-sig"))
-        name, joints = fields.get("name", path.parent.name), fields["joints"]
-        if not isinstance(name, str):
-            raise ValueError(f"its name is {name!r}, not text")
-        if not isinstance(joints, list) or not all(isinstance(joint, str) for joint in joints):
-            raise ValueError("its joints are not a list of names")
-
-        def numbers(names: Iterable[str]) -> tuple[int, ...]:
-            unknown = [name for name in names if name not in joints]
-            if unknown:
-                raise ValueError(f"{', '.join(map(str, unknown))} is not among its joints")
-            return tuple(map(joints.index, names))
-
-        if len(set(joints)) != len(joints):
-            raise ValueError("two joints have the same name")
-        parents = [-1 if name in (None, -1) else numbers([name])[0] for name in fields["parents"]]
-        parts = {part: numbers(names) for part, names in fields["parts"].items()}
-        return Layout(name, tuple(joints), tuple(parents), parts)
+        fields = json.loads(decode_text(path))
+    except ValueError as error:
+        raise _layout_error(path, str(error).partition("\n")[0]) from error
+    try:
+        return _parse_layout(fields, path.parent.name)
     except KeyError as error:
-        raise ValueError(f"{path} does not describe a layout: {error} is missing\n"
-                         "docs/data.md describes the file") from error  # fmt: skip
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a layout: {error}\n"
-                         "docs/data.md describes the file") from error  # fmt: skip
+        raise _layout_error(path, f"{error} is missing") from error
+    except ValueError as error:
+        raise _layout_error(path, str(error)) from error
+
+
+def _layout_error(path: Path, fault: str) -> ValueError:
+    return ValueError(f"{path} does not describe a layout: {fault}\ndocs/data.md describes the file")
+
+
+def _parse_layout(fields: object, default_name: str) -> tuple[Layout, list[str] | None]:
+    """The contents of a layout.json -> as `_read_layout_file`. Raises KeyError, ValueError."""
+    fields = {"name": fields} if isinstance(fields, str) else fields
+    if not isinstance(fields, dict):
+        raise ValueError("it is not a {...} with joints, parents and parts")
+    name, channels = fields.get("name", default_name), fields.get("channels")
+    if not isinstance(name, str):
+        raise ValueError(f"its name is {name!r}, not text")
+    if channels not in (None, *CHANNELS):
+        raise ValueError(f"its channels are {channels!r}, none of {', '.join(map(str, CHANNELS))}")
+    if not fields.keys() & {"joints", "parents", "parts"} and "name" in fields:
+        known = {re.sub("[^a-z0-9]", "", known): layout for known, layout in LAYOUTS.items()}
+        known["body25"] = LAYOUTS["openpose25"]
+        key = re.sub("[^a-z0-9]", "", name.lower())
+        if key not in known:
+            raise ValueError(f"'{name}' is none of {', '.join(LAYOUTS)}, and joints are missing")
+        return known[key], channels
+    joints, parents, parts = fields["joints"], fields["parents"], fields["parts"]
+    if not isinstance(joints, list) or not all(isinstance(joint, str) for joint in joints):
+        raise ValueError("its joints are not a list of names")
+    if len(set(joints)) != len(joints):
+        raise ValueError("two joints have the same name")
+    if not isinstance(parents, list):
+        raise ValueError("its parents are not a list")
+    if not isinstance(parts, dict) or not all(isinstance(part, list) for part in parts.values()):
+        raise ValueError("its parts are not lists of joints by the name of the part")
+
+    def index(joint: object) -> int:
+        if isinstance(joint, int) and not isinstance(joint, bool) and 0 <= joint < len(joints):
+            return joint
+        if joint not in joints:
+            raise ValueError(f"{joint} is not among its joints")
+        return joints.index(joint)
+
+    members: dict[str, tuple[int, ...]] = {}
+    for part, names in parts.items():
+        if not names:
+            raise ValueError(f"the part '{part}' has no joints; leave it out")
+        plain = re.sub(r"[\s_-]+", " ", part).strip().lower()
+        members[plain if plain in BODY_PARTS else part] = tuple(map(index, names))
+    parents = tuple(-1 if joint is None or joint == -1 else index(joint) for joint in parents)
+    return Layout(name, tuple(joints), parents, members), channels

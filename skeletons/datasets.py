@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from skeletons.clip import Clip, InvalidClip, ParsedFile
-from skeletons.kinect_v1 import parse_nw_ucla, parse_nw_ucla_name, parse_utd_mhad, parse_utd_mhad_name
+from skeletons.kinect_v1 import (
+    NW_UCLA_NAME,
+    UTD_MHAD_NAME,
+    parse_nw_ucla,
+    parse_nw_ucla_name,
+    parse_utd_mhad,
+    parse_utd_mhad_name,
+)
 from skeletons.layout import KINECT_V1, KINECT_V2, Layout, class_names
 from skeletons.ntu import NTU_NAME, parse_ntu, parse_ntu_name
 from skeletons.tracking import BODY_RULES as BODY_RULES
@@ -22,6 +29,7 @@ class DatasetSpec:
     """A published data set.
 
     suffix         of its raw files
+    name_form      of its clips: a regular expression, and an example
     parse_name     name of a clip -> (label or None, subject, camera); raises InvalidClip
     parse          bytes of a raw file, one of BODY_RULES -> ParsedFile; raises InvalidClip
     benchmarks     name -> rule: is this clip (of known name, subject and camera) in the training split?
@@ -34,6 +42,7 @@ class DatasetSpec:
 
     title: str
     suffix: str
+    name_form: tuple[str, str]
     parse_name: Callable[[str], tuple[int | None, int, int]]
     parse: Callable[[bytes, str], ParsedFile]
     layout: Layout
@@ -45,8 +54,24 @@ class DatasetSpec:
     padded_frames: int = 0
     official_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
+    def find_name(self, file: str) -> str:
+        """The name of the clip in the name or path of a file, however that is written (capitals,
+        "_rgb", " (1)", any suffix); "" if it contains none."""
+        pattern, example = self.name_form
+        file = file.replace("\\", "/").rpartition("/")[2]
+        found = re.search(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", file, re.IGNORECASE | re.ASCII)
+        if not found:
+            return ""
+        return found[0].upper() if example.isupper() else found[0].lower()
+
+    def is_raw(self, file: str) -> bool:
+        """Whether a file is a raw file, by its name."""
+        file = file.lower()
+        return file.endswith(self.suffix) or (file.endswith(".txt") and self.find_name(file) != "")
+
     def read(self, name: str, content: bytes, bodies: str = "track") -> Clip:
         """The name and the bytes of a raw file -> Clip, without its splits."""
+        name = self.find_name(name) or name
         label, subject, camera = self.parse_name(name)
         parsed = self.parse(content, bodies)
         label = parsed.label if label is None else label
@@ -54,7 +79,6 @@ class DatasetSpec:
             raise InvalidClip(
                 f"action {label + 1} is not one of the {len(self.classes)} of {self.title}"
             )
-        name = name.removesuffix("_skeleton")
         return Clip(name, label, parsed.data, subject, camera, dropped=parsed.dropped)
 
     def splits(self, clip: Clip) -> dict[str, str]:
@@ -82,12 +106,14 @@ def setup(name: str) -> int:
 ntu = partial(
     DatasetSpec,
     suffix=".skeleton",
+    name_form=NTU_NAME,
     parse_name=parse_ntu_name,
     parse=parse_ntu,
     layout=KINECT_V2,
     data_path="nturgb+d_skeletons",
     padded_frames=300,
 )
+DEFAULT_DATASET = "ntu"
 DATASETS = {
     "ntu": ntu(
         title="NTU RGB+D",
@@ -98,7 +124,7 @@ DATASETS = {
         },
         out_folder="NTU-RGB-D",
         # (A name of another form is reported as invalid, not excluded.)
-        contains=lambda name: not re.match(NTU_NAME, name) or setup(name) <= NTU60_SETUPS,
+        contains=lambda name: not re.match(NTU_NAME[0], name) or setup(name) <= NTU60_SETUPS,
         official_counts={"xsub": (40_091, 16_487), "xview": (37_646, 18_932)},
     ),
     "ntu120": ntu(
@@ -114,6 +140,7 @@ DATASETS = {
     "nw-ucla": DatasetSpec(
         title="Northwestern-UCLA",
         suffix=".json",
+        name_form=NW_UCLA_NAME,
         parse_name=parse_nw_ucla_name,
         parse=parse_nw_ucla,
         layout=KINECT_V1,
@@ -126,6 +153,7 @@ DATASETS = {
     "utd-mhad": DatasetSpec(
         title="UTD-MHAD",
         suffix=".mat",
+        name_form=UTD_MHAD_NAME,
         parse_name=parse_utd_mhad_name,
         parse=parse_utd_mhad,
         layout=KINECT_V1,

@@ -27,9 +27,12 @@ def single_body_clip(joints: object) -> np.ndarray:
 # --- Northwestern-UCLA --------------------------------------------------------------------------------
 
 
+NW_UCLA_NAME = (r"a\d+_s(\d+)_e\d+_v(\d+)", "a01_s01_e00_v01")  # a regular expression, an example
+
+
 def parse_nw_ucla_name(name: str) -> tuple[None, int, int]:
     """Name of a clip -> (None, subject, camera). The label in the file counts: names skip numbers."""
-    subject, camera = match_name(r"a\d+_s(\d+)_e\d+_v(\d+)", "a01_s01_e00_v01", name)
+    subject, camera = match_name(*NW_UCLA_NAME, name)
     return None, subject, camera
 
 
@@ -48,11 +51,12 @@ def parse_nw_ucla(content: bytes, bodies: str) -> ParsedFile:
 # The file lists head, shoulder center, spine, hip center first; the layout lists them in reverse.
 UTD_MHAD_JOINTS = [3, 2, 1, 0, *range(4, 20)]
 UTD_MHAD_CAMERA = 1  # there is only one
+UTD_MHAD_NAME = (r"a(\d+)_s(\d+)_t\d+", "a1_s1_t1")
 
 
 def parse_utd_mhad_name(name: str) -> tuple[int, int, int]:
     """Name of a clip -> (label, subject, camera)."""
-    action, subject = match_name(r"a(\d+)_s(\d+)_t\d+_skeleton", "a1_s1_t1_skeleton", name)
+    action, subject = match_name(*UTD_MHAD_NAME, name.removesuffix("_skeleton"))
     return action - 1, subject, UTD_MHAD_CAMERA
 
 

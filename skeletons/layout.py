@@ -8,7 +8,8 @@ layout.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,10 +90,19 @@ class Layout:
     @property
     def mirror_index(self) -> list[int]:
         """(V,) for each joint, the joint of the same name on the other side of the body; the joint
-        itself if it has no side."""
-        words = {"left": "right", "right": "left"}
-        names = [" ".join(words.get(word, word) for word in name.split()) for name in self.joints]
-        return [self.joints.index(n) if n in self.joints else j for j, n in enumerate(names)]
+        itself if it has no side. (left eye, LeftEye, left_eye, LEye, eye_l, leye: each has one.)"""
+        index = {name: j for j, name in enumerate(self.joints)}
+        return [
+            next((index[other] for other in _other_sides(name) if index.get(other, j) != j), j)
+            for j, name in enumerate(self.joints)
+        ]
+
+    @property
+    def unpaired(self) -> list[str]:
+        """Names of joints of the left or right side that have no counterpart on the other side."""
+        alone = (name for name, j in zip(self.joints, self.mirror_index, strict=True)
+                 if self.joints[j] == name)  # fmt: skip
+        return [name for name in alone if re.search("left|right", name, re.IGNORECASE)]
 
     @cached_property
     def traversal(self) -> tuple[int, ...]:
@@ -136,7 +146,7 @@ class Layout:
         pelvis = (self.root,)
         if set(BODY_PARTS) <= set(self.parts) and self.parts["trunk"]:
             pelvis = [self.attachment(leg)[1] for leg in ("left leg", "right leg")]
-        distance = [sum(bones) for bones in zip(*map(self._distances, pelvis), strict=True)]
+        distance = [sum(bones) for bones in zip(*map(self.distances, pelvis), strict=True)]
         joints = self.parts[part]
         return self._walk(max(joints, key=lambda j: (distance[j], -j)), joints)
 
@@ -146,7 +156,7 @@ class Layout:
         pairs = [
             (distance, joint, inner)
             for inner in self.parts["trunk"]
-            for joint, distance in enumerate(self._distances(inner))
+            for joint, distance in enumerate(self.distances(inner))
             if joint in self.parts[limb]
         ]
         return min(pairs)[1:]
@@ -171,9 +181,9 @@ class Layout:
 
     def depth(self, joint: int) -> int:
         """Number of bones between a joint and the root."""
-        return self._distances(self.root)[joint]
+        return self.distances(self.root)[joint]
 
-    def _distances(self, start: int) -> list[int]:
+    def distances(self, start: int) -> list[int]:
         """(V,) number of bones between `start` and each joint."""
         distance, queue = {start: 0}, [start]
         for joint in queue:
@@ -195,6 +205,18 @@ class Layout:
         joints = set(joints) - {start}
         branches = [self._walk(j, joints) for j in self._neighbours(start) if j in joints]
         return [start, *(j for branch in sorted(branches, key=len) for j in branch)]
+
+
+def _other_sides(name: str) -> Iterator[str]:
+    """The names that a joint on the other side may have, the likeliest one first."""
+    words = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
+    words |= {right: left for left, right in words.items()}
+    letters = str.maketrans("lrLR", "rlRL")
+    yield re.sub("left|right", lambda word: words.get(word[0], word[0]), name, flags=re.IGNORECASE)
+    # A letter alone: l_eye, eye.L; LEye, eyeL. Last, before a small letter: leye.
+    single = r"(?<![A-Za-z])[lrLR](?![a-z])|(?<=[a-z0-9])[LR](?![A-Za-z])"
+    yield re.sub(single, lambda letter: letter[0].translate(letters), name)
+    yield name[:1].translate(letters) + name[1:]
 
 
 # fmt: off
@@ -252,9 +274,101 @@ KINECT_V1 = Layout(
         "right leg": (16, 17, 18, 19),
     },
 )
+
+# OpenPose's BODY_25.
+OPENPOSE25 = Layout(
+    name="openpose25",
+    joints=(
+        "nose", "neck",
+        "right shoulder", "right elbow", "right wrist",
+        "left shoulder", "left elbow", "left wrist",
+        "mid hip",
+        "right hip", "right knee", "right ankle",
+        "left hip", "left knee", "left ankle",
+        "right eye", "left eye", "right ear", "left ear",
+        "left big toe", "left small toe", "left heel",
+        "right big toe", "right small toe", "right heel",
+    ),
+    parents=(
+        1, 8,
+        1, 2, 3,
+        1, 5, 6,
+        -1,
+        8, 9, 10,
+        8, 12, 13,
+        0, 0, 15, 16,
+        14, 19, 14,
+        11, 22, 11,
+    ),
+    parts={
+        "left arm": (5, 6, 7),
+        "right arm": (2, 3, 4),
+        "trunk": (0, 1, 8, 15, 16, 17, 18),
+        "left leg": (12, 13, 14, 19, 20, 21),
+        "right leg": (9, 10, 11, 22, 23, 24),
+    },
+)
+
+# COCO's keypoints. It has no joint in the middle of the body: arms and legs are attached to the nose
+# through the shoulders, as in PYSKL.
+COCO17 = Layout(
+    name="coco17",
+    joints=(
+        "nose", "left eye", "right eye", "left ear", "right ear",
+        "left shoulder", "right shoulder", "left elbow", "right elbow", "left wrist", "right wrist",
+        "left hip", "right hip", "left knee", "right knee", "left ankle", "right ankle",
+    ),
+    parents=(
+        -1, 0, 0, 1, 2,
+        0, 0, 5, 6, 7, 8,
+        5, 6, 11, 12, 13, 14,
+    ),
+    parts={
+        "left arm": (5, 7, 9),
+        "right arm": (6, 8, 10),
+        "trunk": (0, 1, 2, 3, 4),
+        "left leg": (11, 13, 15),
+        "right leg": (12, 14, 16),
+    },
+)
+
+# MediaPipe Pose (BlazePose). As COCO's, with more of face, hands and feet.
+MEDIAPIPE33 = Layout(
+    name="mediapipe33",
+    joints=(
+        "nose",
+        "left eye inner", "left eye", "left eye outer",
+        "right eye inner", "right eye", "right eye outer",
+        "left ear", "right ear", "left mouth", "right mouth",
+        "left shoulder", "right shoulder", "left elbow", "right elbow", "left wrist", "right wrist",
+        "left pinky", "right pinky", "left index", "right index", "left thumb", "right thumb",
+        "left hip", "right hip", "left knee", "right knee", "left ankle", "right ankle",
+        "left heel", "right heel", "left foot index", "right foot index",
+    ),
+    parents=(
+        -1,
+        0, 1, 2,
+        0, 4, 5,
+        3, 6, 0, 0,
+        0, 0, 11, 12, 13, 14,
+        15, 16, 15, 16, 15, 16,
+        11, 12, 23, 24, 25, 26,
+        27, 28, 29, 30,
+    ),
+    parts={
+        "left arm": (11, 13, 15, 17, 19, 21),
+        "right arm": (12, 14, 16, 18, 20, 22),
+        "trunk": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+        "left leg": (23, 25, 27, 29, 31),
+        "right leg": (24, 26, 28, 30, 32),
+    },
+)
 # fmt: on
 
-LAYOUTS = {layout.name: layout for layout in (KINECT_V2, KINECT_V1)}
+# Bodies that are recognised by their number of joints, if they are 3D. (17 joints may be COCO's or
+# those of Human3.6M: pose estimators are given by name.)
+KINECTS = (KINECT_V2, KINECT_V1)
+LAYOUTS = {layout.name: layout for layout in (*KINECTS, OPENPOSE25, COCO17, MEDIAPIPE33)}
 
 
 def class_names(dataset: str) -> list[str]:

@@ -24,12 +24,13 @@ JOINTS = len(KINECT_V2.joints)
 INFO_FIELDS, JOINT_FIELDS = 10, 12
 # Lines end at a line feed. Every other byte up to the space separates fields.
 SEPARATORS = bytes.maketrans(bytes(range(10)) + bytes(range(11, 32)), b" " * 31)
-NTU_NAME = r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})"  # setup, camera, subject, repetition, action
+# Setup, camera, subject, repetition, action: a regular expression, and an example.
+NTU_NAME = (r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", "S001C001P001R001A001")
 
 
 def parse_ntu_name(name: str) -> tuple[int, int, int]:
     """Name of a clip -> (label, subject, camera)."""
-    _, camera, subject, _, action = match_name(NTU_NAME, "S001C001P001R001A001", name)
+    _, camera, subject, _, action = match_name(*NTU_NAME, name)
     return action - 1, subject, camera
 
 

@@ -1,61 +1,166 @@
-"""Data that other projects have preprocessed: padded arrays, .npz files, pickles of annotations."""
+"""Data that other projects have preprocessed: padded arrays and .npz files; pickles: annotations.py."""
 
 import math
 import os
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from skeletons.clip import Clip, InvalidClip
+from skeletons.clip import MAX_BODIES, Clip, InvalidClip, validate_coordinates
 from skeletons.clip_stream import (
     MAX_CLIP_BYTES,
     SPLIT_NAMES,
     ClipStream,
-    Failure,
     clean_clips,
 )
 from skeletons.custom import read_layout
-from skeletons.datasets import DATASETS, DatasetSpec
-from skeletons.layout import Layout
-from skeletons.safe_pickle import read_pickle
+from skeletons.custom_arrays import check_body, find_axes
+from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
+from skeletons.layout import KINECTS, LAYOUTS, Layout
 from skeletons.storage import SPLITS, find_layout, is_integer, read_meta, read_split, split_files
 
 MAX_CLIPS = 10_000_000
+MAX_CLASSES = 10_000
+MAX_SAMPLES = 16  # clips whose bodies are compared with the layout
 
 Found = Iterator[tuple[str, Clip, Callable[[], np.ndarray]]]  # what clean_clips takes
 
+# --- Which data set it is -----------------------------------------------------------------------------
 
-def _dataset_layout(dataset: DatasetSpec, path: Path, joints: int) -> Layout:
-    """The layout of data that does not describe its own."""
-    if joints != len(dataset.layout.joints):
+
+def identify(
+    path: Path, named: DatasetSpec | None, names: Sequence[str], labels: Sequence[object]
+) -> DatasetSpec | None:
+    """The published data set of clips with these names and labels; None: somebody's own classes.
+
+    named  the one that the user named; without it, the names of the clips must be NTU's
+    Raises ValueError if the names contradict each other, the data set or the labels.
+    """
+    dataset = named or DATASETS[DEFAULT_DATASET]
+    found = {name: dataset.find_name(name) for name in names}
+    if not named and not all(found.values()):
+        if not any(found.values()):
+            return None
+        ours, other = (next(n for n in found if bool(found[n]) == known) for known in (True, False))
         raise ValueError(
-            f"{path} has {joints} joints; {dataset.title} has {len(dataset.layout.joints)}\n"
-            f"choose another --dataset ({', '.join(DATASETS)}), or make custom recordings of it"
+            f"{path} has clips of {dataset.title} ({ours}) and others ({other})\n"
+            f"give --dataset {DEFAULT_DATASET} if all labels are those of it, or separate the clips"
         )
-    return dataset.layout
+    for name, clip in found.items():
+        if clip and not dataset.contains(clip):
+            others = [key for key, spec in DATASETS.items()
+                      if spec.find_name(clip) and spec.contains(clip)]  # fmt: skip
+            raise ValueError(
+                f"{path}: {name} is not a clip of {dataset.title}\ngive --dataset {' or '.join(others)}"
+            )
+    pairs = [pair for pair in zip(names, labels, strict=True) if is_integer(pair[1])]
+    wrong = [pair for pair in pairs if read_name(dataset, pair[0])[0] not in (None, pair[1])]
+    if 2 * len(wrong) > len(names):
+        name, label = wrong[0]
+        expected = read_name(dataset, name)[0]
+        raise ValueError(
+            f"{path}: the label of {name} is {label}, its name says {expected} ({len(wrong)} of "
+            f"{len(names)} labels differ)\ncorrect the labels, which count from 0, or rename the clips"
+        )
+    return dataset
 
 
-def _subject_and_camera(dataset: DatasetSpec, name: str) -> tuple[int, int]:
-    """As the clip's name gives them; 0 if it does not."""
-    try:
-        return dataset.parse_name(name)[1:]
-    except InvalidClip:
-        return 0, 0
+def read_name(dataset: DatasetSpec | None, name: str) -> tuple[int | None, int, int]:
+    """(label, subject, camera) as a clip's name gives them; None or 0 if it does not."""
+    clip = dataset.find_name(name) if dataset else ""
+    return dataset.parse_name(clip) if clip else (None, 0, 0)
+
+
+def complete_clip(clip: Clip, dataset: DatasetSpec | None) -> None:
+    """Add subject and camera, as the clip's name gives them. Raises InvalidClip if its label is not
+    that of its name."""
+    label, clip.subject, clip.camera = read_name(dataset, clip.name)
+    if label not in (None, clip.label):
+        raise InvalidClip(f"its label is {clip.label}, its name says {label}")
+
+
+def describe_data(path: Path, dataset: DatasetSpec | None, classes: int) -> dict[str, Any]:
+    """Title, classes, output folder and so on, as fields of a ClipStream. Somebody's own classes are
+    called by their numbers, as nothing gives their names."""
+    if dataset:
+        names = ("title", "classes", "padded_frames", "official_counts", "out_folder")
+        return {name: getattr(dataset, name) for name in names}
+    title = path.name.removesuffix(path.suffix) if path.is_file() else path.name
+    return {
+        "title": title,
+        "classes": [str(label) for label in range(classes)],
+        "out_folder": f"{title}-converted",
+        "notes": [
+            f"{path} does not name its classes: they are called 0 to {classes - 1}; give --dataset if "
+            "they are those of a published data set"
+        ],
+    }
+
+
+def benchmark_name(path: Path) -> str:
+    """The name of a file as that of a benchmark: "mine (1).pkl" -> "mine_1"."""
+    return re.sub(r"[^\w.+-]+", "_", path.stem, flags=re.ASCII).strip("_.+-") or "data"
+
+
+def count_classes(labels: Iterable[object]) -> int:
+    """The number of classes that these labels need."""
+    return 1 + max((int(n) for n in labels if is_integer(n) and 0 <= n < MAX_CLASSES), default=0)
+
+
+def find_data_layout(path: Path, dataset: DatasetSpec | None, channels: int, joints: int) -> Layout:
+    """The layout of bodies of so many joints with so many coordinates: that of the data set, a Kinect's
+    for somebody's own 3D data, or of the layout.json next to the file."""
+    file = path.parent / "layout.json"
+    if os.path.lexists(file):
+        layout = read_layout(file)
+        if len(layout.joints) != joints:
+            raise ValueError(
+                f"{path} has {joints} joints; {file} describes {len(layout.joints)}\n"
+                "correct it, or move it if it belongs to other data"
+            )
+        return layout
+    for layout in [dataset.layout] if dataset else KINECTS:
+        if (len(layout.joints), channels) == (joints, 3):
+            return layout
+    like = next((known.name for known in LAYOUTS.values() if len(known.joints) == joints), "...")
+    raise ValueError(
+        f"{path} has {joints} joints with {channels} coordinates, but does not say which they are\n"
+        f"""describe them in a layout.json next to it, such as {{"name": "{like}"}} (docs/data.md)"""
+        + (f", or choose another --dataset ({', '.join(DATASETS)})" if dataset else "")
+    )
+
+
+def check_bodies(path: Path, layout: Layout, clips: Iterable[np.ndarray]) -> None:
+    """Raise ValueError if most of the clips (T, C, V, M) contradict the layout."""
+    faults: list[InvalidClip | None] = []
+    for data in clips:
+        try:
+            validate_coordinates(data)
+        except InvalidClip:
+            continue  # reported when it is converted
+        try:
+            check_body(data, layout)
+            faults.append(None)
+        except InvalidClip as error:
+            faults.append(error)
+    contradictions = list(filter(None, faults))
+    if 2 * len(contradictions) > len(faults):
+        raise ValueError(f"{path} is not of {layout.name}\n{contradictions[0]}")
 
 
 # --- Arrays -------------------------------------------------------------------------------------------
 
 
-def read_arrays(files: Sequence[Path], dataset: DatasetSpec) -> ClipStream:
+def read_arrays(files: Sequence[Path], named: DatasetSpec | None) -> ClipStream:
     """{train,val}_data.npy with label.pkl and, if it exists, num_frame.npy next to it: padded
     (N, C, T, V, M), or packed as convert_data.py writes them. Each folder is a benchmark."""
+    suffix = (named or DATASETS[DEFAULT_DATASET]).suffix
     splits: dict[tuple[str, str], tuple] = {}
     for file in sorted(files):  # data.npy before data_joint.npy
         prefix, _, rest = file.name.partition("_")
@@ -74,12 +179,12 @@ def read_arrays(files: Sequence[Path], dataset: DatasetSpec) -> ClipStream:
             )
         num_frame = num_frame if os.path.lexists(num_frame) else None
         data, counts, names, labels = read_split(file, label, num_frame, mmap=True)
-        names = [name.removesuffix(dataset.suffix) for name in names]
+        names = [name.removesuffix(suffix) for name in names]
         splits[benchmark, split] = (file, read_meta(file.parent), (data, counts, names, labels))
     if not splits:
         raise FileNotFoundError(f"{files[0]} is not called train_data.npy or val_data.npy\nrename it")
     _refuse_overlap(splits)
-    title, classes, layout = _common_description(splits.values(), dataset)
+    dataset, fields, layout = _common_description(list(splits.values()), named)
     data = next(iter(splits.values()))[2][0]
     bodies = {meta.get("bodies") or "" for _, meta, _ in splits.values()}
 
@@ -87,21 +192,23 @@ def read_arrays(files: Sequence[Path], dataset: DatasetSpec) -> ClipStream:
         for (benchmark, split), (file, meta, arrays) in splits.items():
             known = [meta[key][split] for key in ("subject", "camera") if key in meta]
             for i, (name, label, frames) in enumerate(_clips_of(*arrays)):
-                people = [column[i] for column in known] or _subject_and_camera(dataset, name)
-                clip = Clip(name, label, None, *people, {benchmark: split})
-                yield f"{file}, clip {i} ({name})", clip, lambda frames=frames: frames
+                people = [column[i] for column in known]
+                clip = Clip(name, label, None, *people, splits={benchmark: split})
+                yield f"{file}, clip {i} ({name})", clip, partial(load, clip, frames)
 
-    return ClipStream.from_dataset(
-        dataset,
-        dict.fromkeys(benchmark for benchmark, _ in splits),
-        total=sum(len(arrays[1]) for *_, arrays in splits.values()),
-        clips=clean_clips(found(), classes, (data.shape[1], len(layout.joints))),
-        title=title,
+    def load(clip: Clip, frames: np.ndarray) -> np.ndarray:
+        if not (clip.subject or clip.camera):
+            complete_clip(clip, dataset)
+        return frames
+
+    return ClipStream(
+        **fields,
         layout=layout,
-        classes=classes,
+        benchmarks=list(dict.fromkeys(benchmark for benchmark, _ in splits)),
+        total=sum(len(arrays[1]) for *_, arrays in splits.values()),
+        clips=clean_clips(found(), fields["classes"], (data.shape[1], len(layout.joints))),
         channels=data.shape[1],
         bodies=bodies.pop() if len(bodies) == 1 else "",
-        official_counts=dataset.official_counts if title == dataset.title else {},
         # (The files may be links.)
         folders=tuple(
             folder
@@ -125,15 +232,30 @@ def _refuse_overlap(splits: Mapping[tuple[str, str], tuple[Path, dict, tuple]]) 
 
 
 def _common_description(
-    found: Iterable[tuple[Path, dict, tuple]], dataset: DatasetSpec
-) -> tuple[str, list[str], Layout]:
-    """(title, classes, layout) of the arrays. Raises ValueError if their folders differ in them."""
-    first: tuple[Path, tuple[str, list[str], Layout]] | None = None
-    for file, meta, (data, *_) in found:
-        joints = data.shape[-2]
-        layout = find_layout(file, joints) if meta else _dataset_layout(dataset, file, joints)
-        title, classes = meta.get("dataset", dataset.title), meta.get("classes", dataset.classes)
-        described = (title, classes, layout)
+    splits: Sequence[tuple[Path, dict, tuple]], named: DatasetSpec | None
+) -> tuple[DatasetSpec | None, dict[str, Any], Layout]:
+    """(data set, fields of a ClipStream, layout) of the arrays, which either a meta.json describes or
+    the names of their clips. Raises ValueError if their folders differ in them."""
+    bare = [(file, arrays) for file, meta, arrays in splits if "classes" not in meta]
+    names, labels = ([x for _, arrays in bare for x in arrays[i]] for i in (2, 3))
+    dataset = identify(bare[0][0], named, names, labels) if bare else named
+    root = Path(os.path.commonpath([file.parent.resolve() for file, *_ in splits]))
+    first: tuple[Path, tuple] | None = None
+    for file, meta, arrays in splits:
+        channels, joints = arrays[0].shape[1], arrays[0].shape[-2]
+        if "classes" in meta:
+            title = meta.get("dataset", root.name)
+            dataset = next((spec for spec in DATASETS.values() if spec.title == title), None)
+            fields = describe_data(root, dataset, 0)
+            fields |= {"title": title, "classes": meta["classes"], "notes": []}
+            layout = find_layout(file, joints, channels)
+        else:
+            fields = describe_data(root, dataset, count_classes(labels))
+            _check_axes(file, dataset, arrays[0])
+            layout = find_data_layout(file, dataset, channels, joints)
+            clips = (frames for *_, frames in _clips_of(*arrays))
+            check_bodies(file, layout, islice(clips, MAX_SAMPLES))
+        described = (fields["title"], fields["classes"], layout)
         first = first or (file.parent, described)
         for what, one, other in zip(
             ("data set", "classes", "layout"), first[1], described, strict=True
@@ -143,7 +265,21 @@ def _common_description(
                     f"{first[0]} and {file.parent} are not of the same {what}\n"
                     "convert them one after the other, each to its own --out_folder"
                 )
-    return first[1]
+    return dataset, fields, layout
+
+
+def _check_axes(file: Path, dataset: DatasetSpec | None, data: np.ndarray) -> None:
+    """Raise ValueError unless padded arrays are (N, C, T, V, M), as far as their numbers tell."""
+    if data.ndim != 5 or os.path.lexists(file.parent / "layout.json"):
+        return
+    try:
+        axes = find_axes(data[:MAX_SAMPLES], [dataset.layout] if dataset else KINECTS, {2, 3})
+    except InvalidClip:
+        return  # (of another layout, which is reported later)
+    if axes != "NCTVM":
+        raise ValueError(
+            f"{file} is {data.shape} with the axes {', '.join(axes)}\ntranspose it to (N, C, T, V, M)"
+        )
 
 
 def _clips_of(
@@ -162,36 +298,59 @@ def _clips_of(
 
 # How the files of CTR-GCN and related projects call the benchmarks.
 BENCHMARK_WORDS = {"cs": "xsub", "csub": "xsub", "cv": "xview", "cview": "xview", "cset": "xset"}
-NPZ_SPLITS = {"train": "train", "val": "test"}
 
 
-def read_npz(path: Path, dataset: DatasetSpec) -> ClipStream:
-    """x_train (N, T, M * V * C), y_train (N, classes) or (N,), x_test, y_test; read row by row."""
-    joints = len(dataset.layout.joints)
+def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
+    """x_train (N, T, M * V * C), y_train (N, classes), (N,) or (N, 1), x_test (or x_val), y_test; read
+    row by row. The data set is the one that the user named, or NTU if the name of the file says so. A
+    layout.json next to the file describes joints that are not those of a Kinect in 3D."""
+    is_ntu = re.search("(?<![a-z])ntu", path.stem.lower())
+    dataset = named or (DATASETS[DEFAULT_DATASET] if is_ntu else None)
     words = re.split("[^a-z]+", path.stem.lower())
-    benchmark = next((BENCHMARK_WORDS[word] for word in words if word in BENCHMARK_WORDS), path.stem)
-    labels = {}
+    known = (BENCHMARK_WORDS[word] for word in words if word in BENCHMARK_WORDS)
+    benchmark = next(known, benchmark_name(path))
+    forms = [(layout, 3) for layout in ([dataset.layout] if dataset else KINECTS)]
+    if os.path.lexists(file := path.parent / "layout.json"):
+        layout = read_layout(file)
+        forms = [(layout, 3), (layout, 2)]
+    labels: dict[str, list[int]] = {}
     try:
         archive = zipfile.ZipFile(path)
-        for split, suffix in NPZ_SPLITS.items():
-            (count, *_, width), _ = _rows(archive, f"x_{suffix}.npy")
-            shape, rows = _rows(archive, f"y_{suffix}.npy")
-            if width % (3 * joints) or shape[0] != count or len(shape) > 2:
-                raise ValueError(f"{count} clips of width {width}, labels of shape {shape}")
-            if len(shape) == 2 and shape[1] != len(dataset.classes):
-                raise ValueError(f"labels of {shape[1]} classes; is it another --dataset?")
+        suffixes = _npz_suffixes([name.removesuffix(".npy") for name in archive.namelist()])
+        found_forms, columns = [], {0}  # (0: whole numbers)
+        for split, suffix in suffixes.items():
+            shape, _ = _rows(archive, f"x_{suffix}.npy")
+            label_shape, rows = _rows(archive, f"y_{suffix}.npy")
+            if len(shape) != 3 or label_shape[0] != shape[0] or len(label_shape) > 2:
+                raise InvalidClip(f"x_{suffix} is {shape}, y_{suffix} is {label_shape}")
+            found_forms.append(_npz_form(f"x_{suffix}", shape[2], forms))
+            columns.add(label_shape[1] if label_shape[1:] > (1,) else 0)
             labels[split] = list(map(_label, rows))
+        if len(columns) > 2 or found_forms[0] != found_forms[1]:
+            raise InvalidClip("bodies or classes of the training clips are not those of the test clips")
+        layout, channels = found_forms[0]
+        classes = max(columns) or count_classes(chain(*labels.values()))
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # a corrupt file raises nearly anything
+    except InvalidClip as error:
         raise ValueError(
-            f"{path} is corrupt, or of something else: {error}\n"
-            f"it needs x_train (clips, frames, bodies * {joints} * 3), "
-            f"y_train (clips, {len(dataset.classes)}), x_test and y_test of {dataset.title}"
-        ) from error
+            f"{path}: {error}\nit needs x_train (clips, frames, bodies * joints * coordinates), "
+            "y_train (clips,) or (clips, classes), and x_test and y_test in the same way"
+        ) from None
+    except Exception as error:  # a corrupt file raises nearly anything
+        raise ValueError(f"{path} is corrupt: {error}\ndownload it, or save it, again") from error
+    known = len(dataset.classes) if dataset else classes
+    if classes > known or not columns <= {0, known}:
+        raise ValueError(
+            f"{path} has labels of {classes} classes; {dataset.title} has {len(dataset.classes)}\n"
+            f"give another --dataset ({', '.join(DATASETS)}); if it is none of them, rename the file"
+        )
+
+    def to_frames(row: np.ndarray) -> np.ndarray:
+        return row.reshape(len(row), -1, len(layout.joints), channels).transpose(0, 3, 2, 1)
 
     def found() -> Found:
-        for split, suffix in NPZ_SPLITS.items():
+        for split, suffix in suffixes.items():
             _, rows = _rows(archive, f"x_{suffix}.npy")
             for i, label in enumerate(labels[split]):
                 try:
@@ -202,20 +361,56 @@ def read_npz(path: Path, dataset: DatasetSpec) -> ClipStream:
                     raise ValueError(
                         f"{path} is corrupt in x_{suffix}, row {i}: {error}\ndownload it again"
                     ) from error
-                frames = row.reshape(len(row), -1, joints, 3).transpose(0, 3, 2, 1)
                 clip = Clip(f"{suffix}_{i:06}", label, None, splits={benchmark: split})
-                yield f"{path}, x_{suffix} {i}", clip, lambda frames=frames: frames
+                yield f"{path}, x_{suffix} {i}", clip, partial(to_frames, row)
 
-    total = sum(map(len, labels.values()))
-    clips = clean_clips(found(), dataset.classes, (3, joints))
-    return ClipStream.from_dataset(dataset, [benchmark], total, clips)
+    check_bodies(path, layout, (load() for *_, load in islice(found(), MAX_SAMPLES)))
+    fields = describe_data(path, dataset, classes)
+    return ClipStream(
+        **fields,
+        layout=layout,
+        benchmarks=[benchmark],
+        total=sum(map(len, labels.values())),
+        clips=clean_clips(found(), fields["classes"], (channels, len(layout.joints))),
+        channels=channels,
+    )
+
+
+def _npz_suffixes(names: Sequence[str]) -> dict[str, str]:
+    """Split -> what it is called in the file. Raises InvalidClip if that is not plain."""
+    tests = [suffix for suffix in ("test", "val") if f"x_{suffix}" in names]
+    if len(tests) > 1:
+        raise InvalidClip("x_test and x_val are both test splits; remove one of them")
+    suffixes = {"train": "train", "val": tests[0] if tests else "test"}
+    expected = [f"{x}_{suffix}" for suffix in suffixes.values() for x in "xy"]
+    if missing := [name for name in expected if name not in names]:
+        raise InvalidClip(f"it has {', '.join(names) or 'no arrays'}, but no {', '.join(missing)}")
+    return suffixes
+
+
+def _npz_form(name: str, width: int, forms: Sequence[tuple[Layout, int]]) -> tuple[Layout, int]:
+    """(layout, coordinates of a joint), among those that are possible, of the array of this name, whose
+    frames have so many numbers."""
+    fitting = [
+        (width / (len(layout.joints) * channels), layout, channels) for layout, channels in forms
+    ]
+    fitting = [form for form in fitting if form[0] >= 1 and form[0].is_integer()]
+    fitting = [form for form in fitting if form[0] <= MAX_BODIES] or fitting
+    if len(fitting) != 1:
+        known = " or ".join(f"{len(layout.joints)} joints in {channels}D" for layout, channels in forms)
+        raise InvalidClip(
+            f"a frame of {name} has {width} numbers, which {'can be' if fitting else 'are not'} bodies "
+            f"of {known}; a layout.json next to it describes the joints"
+        )
+    return fitting[0][1:]
 
 
 def _label(row: np.ndarray) -> int:
     """A label, one-hot or a whole number. -1, which is refused later, if it is neither."""
-    if row.ndim:
+    if row.size > 1:
         return int(row.argmax()) if np.count_nonzero(row) == 1 and row.sum() == 1 else -1
-    return int(row) if row.dtype.kind != "b" and float(row).is_integer() else -1
+    (value,) = row.ravel()
+    return int(value) if row.dtype.kind != "b" and float(value).is_integer() else -1
 
 
 def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -233,7 +428,7 @@ def _rows(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], Itera
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
     size = math.prod(shape[1:]) * dtype.itemsize
     if by_columns or dtype.kind not in "biuf" or not shape or not 0 < size <= MAX_CLIP_BYTES:
-        raise ValueError(f"{member} is not a plain array of numbers, row by row: {dtype} {shape}")
+        raise InvalidClip(f"{member} is not a plain array of numbers, row by row: {dtype} {shape}")
     if shape[0] > MAX_CLIPS:
         raise ValueError(f"{member} declares {shape[0]} clips")
 
@@ -245,114 +440,3 @@ def _rows(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], Itera
             yield np.frombuffer(content, dtype).reshape(shape[1:])
 
     return shape, rows()
-
-
-# --- Pickles of annotations ---------------------------------------------------------------------------
-
-
-def read_annotations(path: Path, dataset: DatasetSpec) -> ClipStream:
-    """A pickled dict: split (benchmark_train, benchmark_val -> names) and annotations, dicts with
-    frame_dir or filename (the name), label, total_frames, keypoint (M, T, V, C). If the joints are not
-    those of the data set, a layout.json in the same folder describes them."""
-    content = read_pickle(path)
-    try:
-        split, annotations = dict(content["split"]), list(content["annotations"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a dict of split and annotations: {error!r}\n"
-            "see docs/data.md for the formats that can be converted"
-        ) from error
-    shapes = Counter(keypoint.shape[2:] for keypoint in map(_keypoint, annotations)
-                     if keypoint is not None)  # fmt: skip
-    if not shapes:
-        raise ValueError(f"{path} has no annotation with a keypoint array (M, T, V, C)\n"
-                         "see docs/data.md for the formats that can be converted")  # fmt: skip
-    (joints, channels), _ = shapes.most_common(1)[0]  # an annotation of another shape is corrupt
-    benchmarks, splits_of = _read_splits(path, split)
-    file = path.parent / "layout.json"
-    layout = read_layout(file) if os.path.lexists(file) else _dataset_layout(dataset, path, joints)
-
-    def found() -> Found:
-        for i, annotation in enumerate(annotations):
-            clip = Clip("", -1, None)
-            yield (
-                f"{path}, annotation {i}",
-                clip,
-                partial(_load_annotation, annotation, clip, dataset, splits_of),
-            )
-
-    annotated = set(filter(None, map(_annotation_name, annotations)))
-    missing = [Failure(str(path), "", f"{name} is in a split and has no annotation")
-               for name in splits_of if name not in annotated]  # fmt: skip
-    cleaned = clean_clips(found(), dataset.classes, (channels, joints))
-    return ClipStream.from_dataset(
-        dataset,
-        benchmarks,
-        total=len(annotations) + len(missing),
-        clips=chain(cleaned, missing),
-        layout=layout,
-        channels=channels,
-    )
-
-
-def _keypoint(annotation: object) -> np.ndarray | None:
-    """The array (M, T, V, C) of an annotation, or None if it has no such array."""
-    keypoint = annotation.get("keypoint") if isinstance(annotation, dict) else None
-    return keypoint if isinstance(keypoint, np.ndarray) and keypoint.ndim == 4 else None
-
-
-def _annotation_name(annotation: object) -> str | None:
-    """The name of an annotation's clip, or None if it is not text."""
-    if not isinstance(annotation, dict):
-        return None
-    names = (annotation.get(key) for key in ("frame_dir", "filename"))
-    return next((str(name) for name in names if isinstance(name, str)), None)
-
-
-def _read_splits(path: Path, split: Mapping[Any, Any]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The split of a pickle -> (benchmarks, name of a clip -> benchmark -> "train" or "val")."""
-    splits_of: dict[str, dict[str, str]] = {}
-    keys: dict[str, dict[str, str]] = {}  # benchmark -> "train" or "val" -> the key in the file
-    for key, names in split.items():
-        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", str(key))
-        if not fields:
-            raise ValueError(f"{path}: split {key} is neither ..._train nor ..._val nor ..._test\n"
-                             "rename or remove it")  # fmt: skip
-        benchmark, name = fields[1] + fields[3] or path.stem, SPLIT_NAMES[fields[2]]
-        if (earlier := keys.setdefault(benchmark, {}).setdefault(name, key)) != key:
-            raise ValueError(f"{path}: {earlier} and {key} are both test splits\nremove one of them")
-        listed = isinstance(names, (list, tuple, set)) or (
-            isinstance(names, np.ndarray) and names.ndim == 1
-        )
-        if not listed or not all(isinstance(clip, str) for clip in names):
-            raise ValueError(f"{path}: split {key} does not contain names of clips only\n"
-                             "it must be a list of names")  # fmt: skip
-        for clip in names:
-            if splits_of.setdefault(clip, {}).setdefault(benchmark, name) != name:
-                raise ValueError(
-                    f"{path}: {clip} is in {keys[benchmark]['train']} and in {keys[benchmark]['val']}\n"
-                    "remove it from one of them: a test clip must not be trained on"
-                )
-    return list(keys), splits_of
-
-
-def _load_annotation(
-    annotation: object,
-    clip: Clip,
-    dataset: DatasetSpec,
-    splits_of: Mapping[str, dict[str, str]],
-) -> np.ndarray:
-    """Complete the clip but for its data; returns the frames (T, C, V, M)."""
-    name, keypoint = _annotation_name(annotation), _keypoint(annotation)
-    if name is None:
-        raise InvalidClip("no frame_dir or filename that is text")
-    if keypoint is None:
-        raise InvalidClip("no keypoint that is an array (M, T, V, C)")
-    label, count = annotation.get("label"), annotation.get("total_frames", keypoint.shape[1])
-    for key, value in (("label", label), ("total_frames", count)):
-        if not is_integer(value):
-            raise InvalidClip(f"no {key} that is a whole number")
-    label, count = int(label), int(count)
-    clip.name, clip.label, clip.splits = name, label, splits_of.get(name, {})
-    clip.subject, clip.camera = _subject_and_camera(dataset, name)
-    return keypoint.transpose(1, 3, 2, 0)[: max(count, 0)]

@@ -16,7 +16,13 @@ import torch
 from torch import Generator, Tensor
 
 from skeletons import transforms
-from skeletons.batch import BodyBatch, Tracks, mean_bone_length, scale_or_one
+from skeletons.batch import (
+    BodyBatch,
+    Tracks,
+    frames_with_bodies_first,
+    mean_bone_length,
+    scale_or_one,
+)
 from skeletons.layout import BODY_PARTS, Layout
 from skeletons.options import check_flag, check_numbers, check_whole, require
 
@@ -170,14 +176,19 @@ class Preprocess:
 
     def dense(self, clips: Tensor) -> BodyBatch:
         """The same for clips (N, C, T, V, M), without decisions that depend on the data, as export.py
-        needs it: absent bodies are in the batch, too, as zeros. For the result of `eval()`."""
+        needs it: absent bodies are in the batch, too, as zeros. For the result of `eval()`.
+
+        Frames that show no body do not count, wherever they are: a clip may be padded with zeros.
+        """
+        clips, num_frame = frames_with_bodies_first(clips)
         tracks = Tracks.from_dense(clips, self.bones)
         present = torch.ones_like(tracks.offsets, dtype=torch.bool)
         offset = tracks.offsets.flatten()
         slot = torch.arange(offset.shape[0])  # (numel() would be a constant in what export.py traces)
-        num_frame = torch.full((1,), clips.shape[2]).expand(clips.shape[0])
         bodies = BodyBatch(tracks.joints, slot, present)
-        return self._process(tracks, offset, bodies, num_frame, self.window_size, None)
+        num_frame = num_frame.clamp(min=1)  # a clip without any body is a frame of zeros
+        size = self.window_size if self.window_size > 0 else clips.shape[2]
+        return self._process(tracks, offset, bodies, num_frame, size, None)
 
     def _process(
         self,
@@ -438,8 +449,8 @@ def _check_combination(options: Preprocess) -> None:
             "random_move, rand_rotate, rand_scale and rand_shear need 2 or 3 coordinates; these joints "
             f"have {channels}\ndo not use these options"
         )
-    if (options.rand_flip or options.rand_swap_sides) and layout.mirror_index == list(
-        range(len(layout.joints))
+    if (options.rand_flip or options.rand_swap_sides) and (
+        layout.mirror_index == list(range(len(layout.joints))) or layout.unpaired
     ):
         raise ValueError(
             "rand_flip and rand_swap_sides need joints called 'left ...' and 'right ...'; layout "

@@ -14,81 +14,109 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+
+from skeletons.annotations import read_annotations
 from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import ClipStream, Failure, clean_clips, refuse_duplicates
-from skeletons.custom import load_custom_clip, read_custom
-from skeletons.datasets import DATASETS, DatasetSpec
-from skeletons.other_projects import open_member, read_annotations, read_arrays, read_npz
+from skeletons.custom import read_custom
+from skeletons.custom_arrays import ArrayFormat, find_axes, load_clip, to_clip
+from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
+from skeletons.other_projects import open_member, read_arrays, read_npz
 from skeletons.parallel import in_parallel
 from skeletons.storage import read_array
 
 # Bytes. The longest NTU clip has 2 MB, with 4 bodies; a larger file would only fill the memory.
 MAX_FILE_BYTES = 16 << 20
 ARRAY_NAMES = ("_data.npy", "_data_joint.npy")
+# Of files that may contain recordings and are not read when they are next to raw files.
+NOT_READ = (".7z", ".gz", ".npy", ".npz", ".part", ".pickle", ".pkl", ".rar", ".tar", ".tgz")
 SINGLE_FILES = {".npz": read_npz, ".pkl": read_annotations, ".pickle": read_annotations}
 
 
 def open_input(
     paths: Sequence[str | Path],
-    dataset_name: str = "ntu",
+    dataset_name: str | None = None,
     ignored: AbstractSet[str] = frozenset(),
     bodies: str = "track",
     jobs: int = 1,
+    encoding: str = "",
 ) -> ClipStream:
     """The recordings in `paths`, in whatever format -> ClipStream.
 
+    dataset_name  one of DATASETS. Without it, raw files are those of NTU RGB+D, and data of other
+             projects is if the names of its clips say so
     ignored  names of clips to exclude, of raw files
     bodies   one of BODY_RULES, for raw NTU files
     jobs     processes that read raw files
+    encoding of a clips.csv ("": UTF-8, or UTF-16)
     Raises FileNotFoundError or ValueError, which say what was expected.
     """
-    dataset = DATASETS[dataset_name]
+    named = DATASETS[dataset_name] if dataset_name else None
+    dataset = named or DATASETS[DEFAULT_DATASET]
     paths = [Path(path) for path in paths]
     paths = [path.parent if path.name == "clips.csv" else path for path in paths]
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist\n{usage_hint(dataset)}")
         is_custom = (path / "clips.csv").is_file()
-        if is_custom or path.suffix in SINGLE_FILES:
+        suffix = path.suffix.lower()
+        if is_custom or suffix in SINGLE_FILES:
             if len(paths) > 1:
                 raise ValueError(f"{path} cannot be converted together with other data\n"
                                  "give one --data_path, then the other")  # fmt: skip
-            return read_custom(path) if is_custom else SINGLE_FILES[path.suffix](path, dataset)
+            return read_custom(path, encoding) if is_custom else SINGLE_FILES[suffix](path, named)
     files = list_files(paths, dataset.suffix)
     arrays = [Path(file) for file in files if file.endswith(ARRAY_NAMES)]
     converted = {path.parent for path in arrays}  # (a meta.json there is not a recording)
-    raw = [f for f in files if f.endswith(dataset.suffix) and Path(f).parent not in converted]
-    zips = [file for file in files if file.endswith(".zip") and Path(file).is_file()]
+    raw = [f for f in files if dataset.is_raw(f)
+           and (Path(f).parent not in converted or dataset.find_name(f))]  # fmt: skip
+    zips = [file for file in files if file.lower().endswith(".zip") and Path(file).is_file()]
     if raw or zips:
-        return read_raw(raw, zips, dataset_name, ignored, bodies, jobs)
+        stream = read_raw(raw, zips, dataset_name or DEFAULT_DATASET, ignored, bodies, jobs)
+        used = (*raw, *zips)
+        unused = [path for path in paths if not any(file.startswith(str(path)) for file in used)]
+        stream.notes += [f"WARNING: no {dataset.suffix} files in {path}" for path in unused]
+        stream.notes += _not_read(files)
+        return stream
     if arrays:
-        return read_arrays(arrays, dataset)
-    raise FileNotFoundError(f"no {dataset.suffix} files in {paths[0]}\n{usage_hint(dataset)}")
+        return read_arrays(arrays, named)
+    raise FileNotFoundError(
+        "\n".join([f"no {dataset.suffix} files in {paths[0]}", *_not_read(files), usage_hint(dataset)])
+    )
 
 
 def read_clips(
-    path: str | Path, dataset_name: str = "ntu", bodies: str = "track"
+    path: str | Path,
+    dataset_name: str | None = None,
+    bodies: str = "track",
+    form: ArrayFormat | None = None,
 ) -> Iterator[Clip | Failure]:
     """The clips in a file or folder of any format, for recognition.
 
     Also reads a raw file of any data set under any name, and a .npy file of one clip, (T, V, C) or
-    (M, T, V, C), or of several, (N, C, T, V, M); the labels of these are 0.
+    (M, T, V, C), or of several, (N, C, T, V, M), or in another order of these axes; the labels of these
+    are 0.
+
+    form  of a .npy file, which may have scores, too (None: that of the data set)
     """
     path = Path(path)
-    raw = {dataset.suffix: dataset for dataset in DATASETS.values()}
-    if path.suffix in raw and path.exists():
+    raw = {dataset.suffix: dataset for dataset in DATASETS.values()} | {".txt": DATASETS["ntu"]}
+    suffix = path.suffix.lower()
+    if suffix in raw and path.exists():
         try:
-            parsed = raw[path.suffix].parse(read_content("", str(path)), bodies)
+            parsed = raw[suffix].parse(read_content("", str(path)), bodies)
             yield Clip(path.stem, 0, parsed.data, dropped=parsed.dropped)
         except Exception as error:
             yield Failure.from_error(str(path), error)
     elif path.suffix == ".npy" and path.exists() and not path.name.endswith(ARRAY_NAMES):
-        yield from _read_npy(path)
+        dataset = DATASETS[dataset_name or DEFAULT_DATASET]
+        yield from _read_npy(path, form or ArrayFormat(dataset.layout, 3))
     else:
         try:
             clips = open_input([path], dataset_name, bodies=bodies).clips
@@ -101,23 +129,24 @@ def read_clips(
             yield from clips
 
 
-def _read_npy(path: Path) -> Iterator[Clip | Failure]:
+def _read_npy(path: Path, form: ArrayFormat) -> Iterator[Clip | Failure]:
     """A .npy file of one clip or of several."""
     try:
         array = read_array(path, mmap=True)
-        many = array.ndim == 5
-        clips = array.swapaxes(1, 2) if many else [load_custom_clip(path)]  # (T, C, V, M) each
-        if not len(clips):
-            raise InvalidClip("an array of no clips")
+        if not array.size:
+            raise InvalidClip("an array of no clips" if array.ndim == 5 else "no body in any frame")
+        axes = find_axes(array, [form.layout], {form.channels, form.channels + 1})
+        form = form._replace(scores=to_clip(array, axes).shape[-3] > form.channels)
+        clips = array if array.ndim == 5 else [array]
     except (OSError, ValueError) as error:
         yield Failure(str(path), "", str(error))
         return
     names = [f"{path.stem} {i}" for i in range(len(clips))] if len(clips) > 1 else [path.stem]
     found = (
-        (f"{path.parent / name}", Clip(name, 0, None), lambda clip=clip: clip)
+        (f"{path.parent / name}", Clip(name, 0, None), partial(load_clip, clip, form, axes.strip("N")))
         for name, clip in zip(names, clips, strict=True)
     )
-    yield from clean_clips(found, [""], clips[0].shape[1:3])
+    yield from clean_clips(found, [""], (form.channels, len(form.layout.joints)))
 
 
 def usage_hint(dataset: DatasetSpec) -> str:
@@ -152,10 +181,10 @@ def list_files(paths: Sequence[Path], suffix: str) -> list[str]:
                 continue
             visited.add(real)
             folders[:] = [name for name in folders if not name.startswith(".")]
-            files += (name for name in folders if name.endswith(suffix))
+            files += (name for name in folders if name.lower().endswith(suffix))
             files = [name for name in files if not name.startswith(".")]
             for name in files:
-                if not name.endswith(suffix) and not os.path.exists(f"{folder}/{name}"):  # noqa: PTH110
+                if not name.lower().endswith(suffix) and not os.path.exists(f"{folder}/{name}"):  # noqa: PTH110
                     raise FileNotFoundError(
                         f"{folder}/{name} is a broken link, or not accessible\nrepair or remove it"
                     )
@@ -176,14 +205,18 @@ def read_raw(
 ) -> ClipStream:
     """Raw files of a data set, one clip each, in folders and in .zip files."""
     dataset = DATASETS[dataset_name]
-    found = [("", file) for file in files]
+    found, notes = [("", file) for file in files], []
     for path in zips:
-        found += ((path, name) for name in _list_zip(path) if name.endswith(dataset.suffix))
-    entries = sorted((_stem(file), archive, file) for archive, file in found)
+        names = _list_zip(path)
+        found += ((path, name) for name in names if dataset.is_raw(name))
+        notes += _not_read([display_path(path, name) for name in names], (".zip", *NOT_READ))
+    entries = sorted((dataset.find_name(file) or _stem(file), archive, file) for archive, file in found)
     if not entries:
         raise FileNotFoundError(
-            f"no {dataset.suffix} files in {', '.join(zips)}\n{usage_hint(dataset)}"
+            "\n".join([f"no {dataset.suffix} files in {', '.join(zips)}", *notes, usage_hint(dataset)])
         )
+    unused = set(zips).difference(archive for _, archive, _ in entries)
+    notes += [f"WARNING: no {dataset.suffix} files in {path}" for path in sorted(unused)]
     wanted = [entry for entry in entries if entry[0] not in ignored]
     included = [entry for entry in wanted if dataset.contains(entry[0])]
     if not included:
@@ -191,25 +224,55 @@ def read_raw(
             f"all {len(entries)} {dataset.suffix} files are excluded: listed as missing, or not part "
             f"of {dataset.title}\nchoose another --dataset ({', '.join(DATASETS)})"
         )
+    if foreign := len(wanted) - len(included):
+        notes.append(f"{foreign} files are not clips of {dataset.title}: if they should be converted, "
+                     "give another --dataset")  # fmt: skip
     read = partial(_read_file, dataset_name, bodies)
     places = (display_path(archive, file) for _, archive, file in included)
 
     def clips() -> Iterator[Clip | Failure]:
-        read_in_order = in_parallel(read, included, jobs)
-        for clip in refuse_duplicates(zip(places, read_in_order, strict=True)):
+        read_in_order = zip(places, in_parallel(read, included, jobs), strict=True)
+        for clip in refuse_duplicates(_drop_copies(read_in_order, stream)):
             if isinstance(clip, Clip):
                 clip.splits = dataset.splits(clip)
             yield clip
 
-    return ClipStream.from_dataset(
+    stream = ClipStream.from_dataset(
         dataset,
         dataset.benchmarks,
         len(included),
         clips(),
         excluded=len(entries) - len(included),
-        ignored=len(entries) - len(wanted),
+        ignored=frozenset(entry[0] for entry in entries) & ignored,
         bodies=bodies,
+        notes=notes,
     )
+    return stream
+
+
+def _drop_copies(
+    clips: Iterable[tuple[str, Clip | Failure]], stream: ClipStream
+) -> Iterator[tuple[str, Clip | Failure]]:
+    """Without clips that equal the one before, as of an archive that is next to what was unpacked from
+    it. A note says how many there are."""
+    before, copies = None, 0
+    for file, clip in clips:
+        if isinstance(clip, Clip):
+            if before and before.name == clip.name and np.array_equal(before.data, clip.data):
+                copies += 1
+                continue
+            before = clip
+        yield file, clip
+    if copies:
+        stream.notes.append(f"{copies} clips are in the input twice, with the same data: counted once")
+
+
+def _not_read(files: Sequence[str], suffixes: tuple[str, ...] = NOT_READ) -> list[str]:
+    """A note on the files that may contain recordings and are not read, if there are any."""
+    others = sorted(file for file in files if file.lower().endswith(suffixes))
+    more = f" and {len(others) - 1} more" if others[1:] else ""
+    remedy = "unpack archives, and convert other data alone"
+    return [f"WARNING: not read: {others[0]}{more}; {remedy}"] if others else []
 
 
 def _stem(file: str) -> str:

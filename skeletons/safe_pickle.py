@@ -77,6 +77,9 @@ class _BoundedFile:
         return self.file.read(count)
 
 
+FACTORIES = ("bool", "dict", "float", "int", "list", "long", "str", "tuple")  # of defaultdicts
+
+
 class _PlainUnpickler(pickle._Unpickler):
     """(The unpickler written in Python; nine bytes can make the one in C reserve 64 GB of memory.)"""
 
@@ -94,13 +97,18 @@ class _PlainUnpickler(pickle._Unpickler):
                 shape, order=order
             ),
             "_codecs.encode": self.encode,  # bytes, in protocols 0 to 2
-            "__builtin__.bytes": lambda: b"",
+            "builtins.bytes": lambda: b"",
             "collections.OrderedDict": lambda: {},
+            "collections.defaultdict": lambda *_: {},
+            **dict.fromkeys(("builtins.set", "builtins.frozenset"), self.make_set),  # protocols 0 to 3
+            # (never called)
+            **{f"builtins.{name}": None for name in FACTORIES},
         }
 
     def find_class(self, module: str, name: str) -> _Callable:
         for package in ("numpy.core.", "numpy._core."):
             module = module.removeprefix(package)
+        module = module.replace("__builtin__", "builtins")  # Python 2
         if f"{module}.{name}" not in self.known:
             raise pickle.UnpicklingError(f"it contains a {module}.{name} object")
         return _Callable(self.known[f"{module}.{name}"])
@@ -113,6 +121,10 @@ class _PlainUnpickler(pickle._Unpickler):
     def encode(self, text: str, _: object) -> bytes:
         self.spend(len(text))
         return text.encode("latin1")
+
+    def make_set(self, items: list) -> set:
+        self.spend(8 * len(items))
+        return set(items)
 
     def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
@@ -130,8 +142,37 @@ def read_pickle(path: str | Path) -> object:
         except (OSError, MemoryError):
             raise
         except Exception as error:  # corrupt pickles raise nearly anything
-            fault = error if isinstance(error, pickle.UnpicklingError) else repr(error)
+            fault, remedy = _explain(path, error)
             raise ValueError(
-                f"{path} is not a pickle of plain values and arrays: {fault}\n"
-                "save it with numbers, text, lists, tuples, dicts and numpy arrays only"
+                f"{path} is not a pickle of plain values and arrays: {fault}\n{remedy}"
             ) from error
+
+
+# How files of other kinds begin.
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
+OTHER_KINDS = {
+    b"PK": "a .zip file, or saved by torch.save",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a .npy file",
+    b"<": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
+
+
+def _explain(path: str | Path, error: Exception) -> tuple[str, str]:
+    """(what is wrong with a file that raised this, what to do)."""
+    with open(path, "rb") as file:
+        start = file.read(32)
+    if not start:
+        return "empty", "download it, or save it, again"
+    for magic, name in COMPRESSED.items():
+        if start.startswith(magic):
+            return f"it is compressed ({name})", "decompress it first"
+    for magic, name in OTHER_KINDS.items():
+        if start.startswith(magic):
+            return f"it is {name}", "give a pickle"
+    if not isinstance(error, pickle.UnpicklingError):
+        return "truncated or corrupt", "download it, or save it, again"
+    if "it contains" in str(error):
+        return str(error), "save it with numbers, text, lists, tuples, dicts and numpy arrays only"
+    return str(error), "download it, or save it, again"

@@ -10,6 +10,7 @@ skipped.csv, dropped.csv   clips that could not be read; bodies that were droppe
 """
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -21,13 +22,9 @@ from typing import Any
 import numpy as np
 
 from skeletons.clip import Clip
-from skeletons.layout import LAYOUTS, Layout
+from skeletons.layout import KINECTS, Layout
+from skeletons.lock import FileLock
 from skeletons.safe_pickle import read_pickle
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 SPLITS = ("train", "val")
 AGAIN = "make the data again with convert_data.py, or with the program that it comes from"
@@ -44,6 +41,12 @@ def _check_file(path: Path) -> None:
     """Raise FileNotFoundError, which says how to make the file, unless it exists."""
     if path.is_file():
         return
+    if path.parent.is_file():
+        raise FileNotFoundError(f"{path.parent} is not a folder\ngive the folder that it is in")
+    if inside := sorted(str(file.parent) for file in path.parent.glob(f"*/{path.name}")):
+        raise FileNotFoundError(
+            f"{path} is missing\ngive the folder of one benchmark: {', '.join(inside)}"
+        )
     folder = path.parent.resolve()  # (the file may be a link)
     earlier = _sibling(folder, "replaced")
     if earlier.exists():
@@ -171,7 +174,9 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         return {}
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(meta, dict):
+            raise ValueError("it is not an object of names and values")
         if "performer" in meta:
             meta["subject"] = meta.pop("performer")
         if "layout" in meta:
@@ -184,20 +189,22 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
             if any(count != meta["clips"][split] for count in counts):
                 raise ValueError("not one subject and one camera per clip")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is corrupt: {error!r}\n{AGAIN}") from error
+        fault = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is corrupt: {fault}\n{AGAIN}") from error
     return meta
 
 
-def find_layout(data_path: str | Path, joints: int) -> Layout:
-    """The layout in the data's meta.json, or else the Kinect with this number of joints."""
+def find_layout(data_path: str | Path, joints: int, channels: int = 3) -> Layout:
+    """The layout in the data's meta.json, or else, in 3D, the Kinect with this number of joints."""
     layout = read_meta(Path(data_path).parent).get("layout")
-    known = [Layout.from_dict(layout)] if layout else list(LAYOUTS.values())
+    known = [Layout.from_dict(layout)] if layout else list(KINECTS)
     for candidate in known:
-        if len(candidate.joints) == joints:
+        if len(candidate.joints) == joints and (layout or channels == 3):
             return candidate
     listing = ", ".join(f"{len(candidate.joints)} ({candidate.name})" for candidate in known)
+    flat = f", in 3D; these have {channels} coordinates" * (not layout and channels != 3)
     raise ValueError(
-        f"{data_path} has {joints} joints per body; the known layouts have {listing}\n"
+        f"{data_path} has {joints} joints per body; the known layouts have {listing}{flat}\n"
         "give Feeder a layout, or add one to meta.json in the folder of the data"
     )
 
@@ -260,7 +267,9 @@ class SplitWriter:
         if frames is not None:
             self._pad(data, frames)
         label.write_bytes(pickle.dumps((self.names, self.labels)))
-        np.save(num_frame, np.array(self.counts, np.int64))
+        content = io.BytesIO()  # (numpy's own error for a full disk does not say so)
+        np.save(content, np.array(self.counts, np.int64))
+        num_frame.write_bytes(content.getbuffer())
 
     def _pad(self, path: Path, frames: int) -> None:
         """(frames, C, V, M) -> (N, C, T, V, M)."""
@@ -294,7 +303,13 @@ class BenchmarkWriter:
         self.splits: dict[str, SplitWriter] = {}
         self.committed = False
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        # Held until the commit or rollback is complete.
+        self.lock = FileLock(_sibling(self.folder, "lock"))
+        if not self.lock.acquire():
+            raise ValueError(
+                f"another conversion is writing {self.folder}\n"
+                "wait until it is complete, or give another --out_folder"
+            )
         try:
             recover(self.folder)
             if self.partial.exists():  # of a conversion that was killed
@@ -306,38 +321,14 @@ class BenchmarkWriter:
             self.rollback()
             raise
 
-    def _lock(self) -> None:
-        """Hold a lock until the commit or rollback is complete. The system releases the lock of a
-        process that is killed. Worker processes do not inherit it."""
-        path = _sibling(self.folder, "lock")
-        self.lock = open(path, "w")  # noqa: SIM115 (open until unlocked)
-        try:
-            if fcntl:  # Windows itself does not remove files that are open
-                fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.fstat(self.lock.fileno()).st_nlink:
-                    raise BlockingIOError  # the other process finished, and removed it, in between
-        except (BlockingIOError, PermissionError):
-            self.lock.close()
-            raise ValueError(
-                f"another conversion is writing {self.folder}\n"
-                "wait until it is complete, or give another --out_folder"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-
-    def _unlock(self) -> None:
-        if self.lock.closed:
-            return
-        path = Path(self.lock.name)
-        if fcntl:  # while it is locked, so that it is not another conversion's
-            path.unlink(missing_ok=True)
-        self.lock.close()
-        if not fcntl:  # Windows does not remove an open file
-            path.unlink(missing_ok=True)
-
     def add(self, split: str, clip: Clip) -> None:
         """Append a clip to a split."""
         self.splits[split].add(clip)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the clips so far."""
+        return [name for writer in self.splits.values() for name in writer.names]
 
     def __len__(self) -> int:
         """The number of clips so far."""
@@ -380,7 +371,7 @@ class BenchmarkWriter:
             ) from error
         self.committed = True
         recover(self.folder)
-        self._unlock()
+        self.lock.release()
 
     def rollback(self) -> None:
         """Remove what is not committed."""
@@ -389,7 +380,7 @@ class BenchmarkWriter:
                 with contextlib.suppress(OSError):  # on a full disk, closing fails to write the rest
                     writer.file.close()
             shutil.rmtree(self.partial, ignore_errors=True)
-        self._unlock()
+        self.lock.release()
 
 
 def _sibling(folder: Path, suffix: str) -> Path:

@@ -183,11 +183,12 @@ def crop(
                    end; a pair: drawn
     """
     source = {"generator": generator, "device": num_frame.device}
-    kept = (num_frame * sampled(ratio, len(num_frame), **source)).round().clamp(min=1)
-    first = _whole(sampled(crop_position, len(kept), **source), num_frame - kept)
+    count = num_frame.shape[0]  # (len would be a constant in what export.py traces)
+    kept = (num_frame * sampled(ratio, count, **source)).round().clamp(min=1)
+    first = _whole(sampled(crop_position, count, **source), num_frame - kept)
     excess = kept - window  # frames too many (positive) or too few
-    skipped = _whole(sampled(crop_position, len(kept), **source), excess)
-    padding = _whole(sampled(pad_position, len(kept), **source), -excess)
+    skipped = _whole(sampled(crop_position, count, **source), excess)
+    padding = _whole(sampled(pad_position, count, **source), -excess)
     start = torch.where(excess > 0, skipped, -padding)
     frame = start[:, None] + torch.arange(window, device=num_frame.device)
     # What is past the kept frames is moved past the clip, where it is padding.
@@ -197,7 +198,8 @@ def crop(
 
 def _whole(position: Tensor, largest: Tensor) -> Tensor:
     """A position in [0, 1] -> one of the whole numbers from 0 to `largest`."""
-    return (position * (largest + 1)).trunc().minimum(largest)
+    # (long() truncates as trunc(), which ONNX lacks.)
+    return (position * (largest + 1)).long().to(largest.dtype).minimum(largest)
 
 
 def crop_resize(
@@ -213,7 +215,7 @@ def crop_resize(
     crop_position  where that part is: 0 the first frames, 1 the last; a pair: drawn
     """
     source = {"generator": generator, "device": num_frame.device}
-    count = num_frame.shape[0]  # (len would be a constant in what export.py traces)
+    count = num_frame.shape[0]
     kept = (num_frame * sampled(ratio, count, **source)).clamp(min=1)
     start = (num_frame - kept) * sampled(crop_position, count, **source)
     steps = torch.linspace(0, 1, window, device=num_frame.device)

@@ -46,6 +46,18 @@ def standing(x=0.0, seed=0):
     return rng.uniform((x - 0.2, -0.9, 2.9), (x + 0.2, 0.9, 3.1), (25, 3))
 
 
+def recording(layout, frames=40, channels=3, bodies=2, seed=0):
+    """A clip (T, C, V, M): bodies with bones of about 0.3, at about x = 1, 3, ...; they move little."""
+    rng = np.random.default_rng(seed)
+    joints = np.zeros((channels, len(layout.joints)))
+    for joint in layout.traversal[1:]:
+        if not joints[:, joint].any():
+            joints[:, joint] = joints[:, layout.parents[joint]] + rng.normal(0, 0.17, channels)
+    position = np.arange(1, 2 * bodies, 2) + rng.normal(0, 0.1, (channels, 1, bodies))
+    steps = rng.normal(0, 0.01, (frames, channels, len(layout.joints), bodies))
+    return joints[..., None] + position + steps.cumsum(0)
+
+
 class Malicious:
     """Unpickled without care, it makes a folder."""
 

@@ -3,17 +3,21 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import NAME, contents, convert_to, load, skeleton_text, standing
+from helpers import NAME, contents, convert_to, load, skeleton_text, standing, write_custom
 
 import convert_data
 from convert_data import main
+from skeletons.datasets import DATASETS
+from skeletons.readers import read_clips
 from skeletons.storage import BenchmarkWriter, read_meta
 from skeletons.version import git_commit
 
@@ -126,12 +130,130 @@ def test_names_that_are_not_utf_8(tmp_path):
     assert read_meta(out / "xsub")["arguments"]["data_path"] == [str(raw)]
 
 
+# --- Which files are read -----------------------------------------------------------------------------
+
+CLIP = Path(NAME).stem
+
+
+@pytest.mark.parametrize("text", [
+    "{0}\n", "{0}\r\n", "\ufeff{0}\n", "{0},\n", '"{0}"\n', "'{0}', 'S001C001P001R001A009'",
+    "{0};1;x\n", "{0}_rgb.avi\n", "nturgb+d skeletons/{0}.skeleton\n", "C:\\data\\{0}.skeleton.npy\n",
+    "{0}.SKELETON\n", "s001c002p001r001a010\n", "# missing:\n\n  {0} (1).skeleton\n", "[{0}]",
+], ids=range(14))  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_of_clips_in_any_form(text, encoding, tmp_path):
+    (tmp_path / "list.txt").write_bytes(text.format(CLIP).encode(encoding))
+    names, other_lines = convert_data.read_names(tmp_path / "list.txt", DATASETS["ntu"])
+    assert CLIP in names and names <= {CLIP, "S001C001P001R001A009"} and not other_lines
+
+
+def test_a_list_that_excludes_nothing_is_a_warning(raw, tmp_path, capsys):
+    path = tmp_path / "list.txt"
+    options = ["--data_path", raw, "--out_folder", tmp_path / "out", "--ignored_sample_path", path]
+    path.write_text("missing clips\nS017C001P001R001A001\nS001C001\n")
+    assert run(capsys, *options)[-2:] == [
+        f"WARNING: lines of {path} that contain no name of a clip exclude nothing: 2, such as 'missing "
+        "clips'",
+        f"WARNING: no clip is excluded: none of the 1 that are listed in {path} is among the raw files",
+    ]
+    path.write_text("")  # to exclude none
+    assert not any("WARNING" in line for line in run(capsys, *options))
+
+
+@pytest.mark.parametrize("name", [
+    NAME.replace("skeleton", "SKELETON"), NAME.lower(), f"{CLIP} (1).skeleton", f"{CLIP}_rgb.skeleton",
+    f"{CLIP}.txt", f"{CLIP}.skeleton.txt", f"Copy of {NAME}", f"{CLIP}.Skeleton",
+])  # fmt: skip
+@pytest.mark.parametrize("archive", ["", "x.zip", "x.ZIP"])
+def test_names_of_raw_files(name, archive, tmp_path):
+    content = skeleton_text([[(1, standing())]] * 12)
+    (tmp_path / "in").mkdir()
+    if archive:
+        with zipfile.ZipFile(tmp_path / "in" / archive, "w") as file:
+            file.writestr(f"deep/{name}", content)
+    else:
+        (tmp_path / "in" / name).write_bytes(content)
+        (clip,) = read_clips(tmp_path / "in" / name)
+        assert clip.data.shape == (12, 3, 25, 2)
+    out, _, failures = convert_to(tmp_path / "out", tmp_path / "in")
+    assert not failures and load(out / "xsub", "train")[1:3] == ([CLIP], [9])
+
+
+def test_an_archive_next_to_its_files_is_counted_once(raw, tmp_path, capsys):
+    """A copy with other contents is a failure: which one is right?"""
+    shutil.copytree(raw, tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "in/x.zip", "w") as archive:
+        for path in sorted(raw.iterdir()):
+            archive.write(path)
+    lines = run(capsys, "--data_path", tmp_path / "in", "--out_folder", tmp_path / "out")
+    assert lines[0] == f"{tmp_path}/out/xsub: 24 training clips, 12 test clips, 60 classes"
+    assert lines[-1] == "36 clips are in the input twice, with the same data: counted once"
+    first = min((tmp_path / "in").glob("*.skeleton"))
+    first.write_bytes(skeleton_text([[(1, standing())]] * 12))
+    _, _, (failure,) = convert_to(tmp_path / "out", tmp_path / "in")
+    assert failure.file.endswith(first.name) and failure.reason.startswith("the same clip as ")
+
+
+def test_what_is_not_read_is_named(raw, tmp_path, capsys):
+    shutil.copytree(raw, tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "in" / f"{NAME}.gz").touch()
+    (tmp_path / "in/train_data.npy").touch()
+    (tmp_path / "in/S018C001P008R001A061.skeleton").touch()
+    with zipfile.ZipFile(tmp_path / "in/x.zip", "w") as archive:
+        archive.writestr("inner.ZIP", b"")
+    options = ["--data_path", tmp_path / "in", tmp_path / "empty", "--out_folder", tmp_path / "out"]
+    found = run(capsys, *options)[4:]
+    remedy = "unpack archives, and convert other data alone"
+    assert found == [
+        f"WARNING: not read: {tmp_path}/in/x.zip/inner.ZIP; {remedy}",
+        f"WARNING: no .skeleton files in {tmp_path}/in/x.zip",
+        "1 files are not clips of NTU RGB+D: if they should be converted, give another --dataset",
+        f"WARNING: no .skeleton files in {tmp_path}/empty",
+        f"WARNING: not read: {tmp_path}/in/{NAME}.gz and 1 more; {remedy}",
+        "excluded, as not part of the data set or listed as missing: 1 clips",
+    ]
+
+
+def test_a_benchmark_is_not_replaced_by_a_part_of_itself(raw, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(raw, tmp_path / "in")
+    convert_to(out, tmp_path / "in")
+    before = contents(out)
+    lost = sorted((tmp_path / "in").iterdir())[3]
+    lost.write_bytes(b"")
+    for change in (lambda: None, lost.unlink):
+        change()
+        fault = f"36 clips, the new data only 35, without {lost.stem}\ngive all"
+        with pytest.raises(ValueError, match=fault):
+            convert_to(out, tmp_path / "in")
+        assert contents(out) == before
+    lost.touch()
+    convert_to(out, tmp_path / "in", ignored=frozenset([lost.stem]))  # the user excludes it
+    convert_to(out, raw)
+
+
+def test_custom_recordings_may_become_fewer(data, tmp_path):
+    """If clips.csv says so, but not if clips in it cannot be read."""
+    write_custom(tmp_path / "mine", data)
+    convert_to(tmp_path / "out", tmp_path / "mine")
+    table = tmp_path / "mine/clips.csv"
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    table.write_text("\n".join(lines[:-1]))
+    _, metas, _ = convert_to(tmp_path / "out", tmp_path / "mine")
+    assert sum(metas["custom"]["clips"].values()) == 35
+    (tmp_path / "mine" / lines[1].split(",")[0]).with_suffix(".npy").unlink()
+    with pytest.raises(ValueError, match="has 35 clips, the new data only 34, without "):
+        convert_to(tmp_path / "out", tmp_path / "mine")
+
+
 # --- Errors -------------------------------------------------------------------------------------------
 
 
 def test_errors_have_a_fault_and_a_remedy(raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_bytes("S001\n".encode("utf-16"))
+    (tmp_path / "latin.txt").write_bytes(b"\xe4\n")
     (tmp_path / "empty").mkdir()
     for options, first, second in (
         ([], "nturgb+d_skeletons does not exist", "give as --data_path a folder of raw .skel"),
@@ -139,14 +261,18 @@ def test_errors_have_a_fault_and_a_remedy(raw, tmp_path, monkeypatch):
         (["--data_path", "empty"], "no .skeleton files in empty", "give as --data_path"),
         (["--data_path", raw, "--ignored_sample_path", "gone.txt"],
          "--ignored_sample_path gone.txt does not exist", "give a text file of names"),
+        (["--data_path", raw, "--ignored_sample_path", "empty"],
+         "--ignored_sample_path empty is a folder", "give a text file of names"),
         (["--data_path", raw, "--ignored_sample_path", "list.txt"],
-         "list.txt is not a text file in UTF-8: ", "save it as one"),
+         "list.txt contains no name of a clip of NTU RGB+D, but 'S001'", "give names like S001C001P"),
+        (["--data_path", raw, "--ignored_sample_path", "latin.txt"],
+         "latin.txt contains no name of a clip of NTU RGB+D, but 'ä'", "give names like"),
     ):  # fmt: skip
         message = fail(*options)
         lines = message.splitlines()
         assert lines[0].startswith(f"convert_data.py: {first}") and len(lines) == 2, message
         assert lines[1].startswith(second), message
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "list.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "latin.txt", "list.txt"]
 
 
 def test_options_that_are_wrong(capsys):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Malicious, convert_to, load
+from helpers import Malicious, convert_to, load, recording
 
 from feeder import Feeder
 from skeletons import custom
+from skeletons.layout import LAYOUTS
 from skeletons.readers import open_input
 from skeletons.storage import split_files
 
@@ -94,6 +95,8 @@ def test_the_odd_clip_is_the_failure_whichever_it_is(tmp_path):
     lambda table: table.replace("name,label", "Name, Label").replace("\nb", "\n\nb") + "\n",
     lambda table: table.replace("split,subject", "part,performer"),  # earlier names
     lambda table: table.replace(",", ";").replace("\n", "\r\n"),
+    lambda table: table.replace(",", "\t").replace("\n", "\r"),
+    lambda table: table.replace("train", "Train").replace("val", "TEST") + ",,,\n",
 ])  # fmt: skip
 def test_tables_as_people_save_them(change, tmp_path):
     folder = write(tmp_path / "mine", TABLE)
@@ -101,6 +104,90 @@ def test_tables_as_people_save_them(change, tmp_path):
     _, metas, _ = convert_to(tmp_path / "out", folder / "clips.csv")
     assert metas["custom"]["clips"] == {"train": 2, "val": 1}
     assert metas["custom"]["subject"] == {"train": [1, 2], "val": [1]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "cp1252", "gbk"])
+def test_encodings_of_spreadsheets(encoding, tmp_path):
+    """UTF-16 shows itself; of other encodings the user must say which."""
+    folder = write(tmp_path / "mine", TABLE)
+    name = "挥手" if encoding == "gbk" else "drücken"
+    (folder / "clips.csv").write_bytes(TABLE.replace("run", name).encode(encoding))
+    if "16" not in encoding:
+        with pytest.raises(ValueError, match=r"clips.csv is not a CSV file in UTF-8: .*\n.*--encoding"):
+            open_input([folder])
+        with pytest.raises(ValueError, match=r"is not a CSV file in ASCII: .*\n.*--encoding"):
+            open_input([folder], encoding="ascii")
+    stream = open_input([folder], encoding="" if "16" in encoding else encoding)
+    assert stream.classes == sorted(["jump", name])
+
+
+def test_doubts_about_a_table_are_told(tmp_path):
+    folder = write(tmp_path / "mine", TABLE + "d,run,train,Bob\n")
+    (folder / "clips.csv").write_text(
+        "name,label,split,subject,team\na,RUN,train,Ann,1\nb,Run,train,,1\nc,Run,val,Bob,1\n"
+        "d,run,train,?,1\n"
+    )
+    notes = open_input([folder]).notes
+    assert notes[0].endswith("clips.csv that are not used: team")
+    assert notes[1] == "WARNING: RUN, Run, run are different classes; do you mean one?"
+    assert notes[2].startswith("WARNING: 2 of 4 clips have no subject; they count as one")
+
+
+@pytest.mark.parametrize("name", ["openpose25", "BODY_25"])
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_layout_by_its_name(name, scores, tmp_path):
+    """2D bodies of 25 joints are not a Kinect's, and scores are not z, whatever the layout."""
+    folder = write(tmp_path / "mine", TABLE, layout=None)
+    for i, clip in enumerate("abc"):
+        xy = 300 * recording(LAYOUTS["openpose25"], channels=2, bodies=1, seed=i)[..., 0] + 500
+        xys = np.concatenate((xy, np.full_like(xy[:, :1], 0.7)), 1) if scores else xy
+        np.save(folder / f"{clip}.npy", xys.swapaxes(1, 2))
+    fault = (
+        "a score, not z of kinect-v2" if scores else "25 joints with 2 coordinates; .* Kinect have 3"
+    )
+    with pytest.raises(ValueError, match=rf"{fault}.*\nadd a layout.json .*openpose25"):
+        open_input([folder])
+    (folder / "layout.json").write_text(json.dumps({"name": name}))
+    out, metas, failures = convert_to(tmp_path / "out", folder)
+    assert metas["custom"]["layout"] == LAYOUTS["openpose25"].to_dict() and not failures
+    np.testing.assert_allclose(load(out / "custom", "val")[0][..., 0], xy, rtol=1e-6)
+
+
+def test_a_third_number_that_can_be_a_score_or_z(tmp_path):
+    folder = write(tmp_path / "mine", TABLE, 3)
+    rng = np.random.default_rng(0)
+    for clip in "abc":
+        np.save(folder / f"{clip}.npy", rng.uniform(0.2, 0.9, (9, 6, 3)))
+    with pytest.raises(ValueError, match="it can be z, or a score\nlayout"):
+        open_input([folder])
+    for channels, count in ((["x", "y", "score"], 2), (["x", "y", "z"], 3)):
+        (folder / "layout.json").write_text(json.dumps(STICK | {"channels": channels}))
+        assert open_input([folder]).channels == count
+
+
+def test_bodies_that_do_not_look_like_their_layout(tmp_path):
+    folder, kinect = write(tmp_path / "mine", TABLE, layout=None), LAYOUTS["kinect-v2"]
+    order = np.random.default_rng(0).permutation(25)
+    for joints, warns in ((np.arange(25), False), (order, True)):
+        for clip in "abc":
+            np.save(folder / f"{clip}.npy", recording(kinect)[:, :, joints, 0].swapaxes(1, 2))
+        notes = open_input([folder]).notes
+        assert any(note.startswith("WARNING: the bodies do not look like") for note in notes) == warns
+
+
+def test_a_column_says_the_order_of_the_axes(tmp_path):
+    rows = 'a,x,train,"(C, T, V, M)"\nb,x,train,ctvm\nc,x,train,\nd,x,val,CVTM\n'
+    folder = write(tmp_path / "mine", "name,label,split,axes\n" + rows)
+    array = np.random.default_rng(0).normal(size=(2, 9, 6, 2))
+    for clip in "abc":
+        np.save(folder / f"{clip}.npy", array)
+    np.save(folder / "d.npy", array.swapaxes(1, 2))
+    out, _, failures = convert_to(tmp_path / "out", folder)
+    assert not failures
+    data = load(out / "custom", "train")[0]
+    for i, expected in enumerate((array, array, array.transpose(3, 1, 2, 0))):
+        np.testing.assert_allclose(data[9 * i : 9 * i + 9], expected.swapaxes(0, 1), rtol=1e-6)
+    np.testing.assert_allclose(load(out / "custom", "val")[0], array.swapaxes(0, 1), rtol=1e-6)
 
 
 WRONG = {
@@ -120,6 +207,20 @@ WRONG = {
     "layout 5": (TABLE, {"layout": STICK | {"name": 5}}, "layout: its name is 5, not text\ndocs"),
     "layout null": (TABLE, {"layout": STICK | {"name": None}}, "its name is None, not text"),
     "joints": (TABLE, {"layout": STICK | {"joints": [1, 2]}}, "its joints are not a list of names\n"),
+    "mixed": (TABLE.replace("split,subject", "split,subject;team"), {}, "a column 'subject;team'\nsep"),
+    "header only": (TABLE.replace("name,label,split,subject", "name;label;split;subject"), {},
+                    "line 2: 1 values for 4 columns\nseparate values as"),
+    "comma": (TABLE.replace("Bob", "Bob, Ben"), {}, "line 3: 5 values for 4 columns\n.*in quotes"),
+    "columns twice": (TABLE.replace("split,subject", "split,label"), {}, "two columns 'label'\nremove"),
+    "val and test": (TABLE + "d,run,test,Bob\n", {}, "val and test clips; val means the test split"),
+    "known name": (TABLE, {"layout": {"name": "openpose"}}, "'openpose' is none of kinect-v2, "),
+    "empty part": (TABLE, {"layout": STICK | {"parts": STICK["parts"] | {"tail": []}}},
+                   "the part 'tail' has no joints; leave it out\n"),
+    "part": (TABLE, {"layout": STICK | {"parts": {"trunk": "hip"}}}, "parts are not lists of joints"),
+    "parts": (TABLE, {"layout": STICK | {"parts": [["hip"]]}}, "its parts are not lists of joints"),
+    "list": (TABLE, {"layout": [STICK]}, "layout: it is not a {...} with joints"),
+    "index": (TABLE, {"layout": STICK | {"parents": [None, 6, 1, 1, 0, 0]}}, "6 is not among its"),
+    "channels": (TABLE, {"layout": STICK | {"channels": "xyz"}}, "its channels are 'xyz', none of"),
     "no layout": (TABLE, {"layout": None}, "6 joints; layout.json is missing\n"),
     "other layout": (TABLE, {"layout": STICK | {
         "joints": ["hip"], "parents": [None], "parts": {"trunk": ["hip"]}}}, "describes 1\n"),
@@ -194,9 +295,35 @@ def test_a_broken_link_to_a_layout(tmp_path):
         open_input([folder])
 
 
+def test_a_wrong_order_of_the_axes_costs_only_the_clip(tmp_path):
+    table = "name,label,split,axes\na,x,train,VTC\nb,x,train,TVC\n"
+    folder = write(tmp_path / "mine", table)
+    _, _, failures = convert_to(tmp_path / "out", folder)
+    assert [failure.reason for failure in failures] == [
+        "axes VTC: 9 joints with 2 coordinates each; expected are 6 with 2"
+    ]
+    (folder / "clips.csv").write_text(table.replace("TVC", "TCV"))
+    with pytest.raises(ValueError, match=r"none of the clips .*\nfor example b.npy: axes TCV: 2 "):
+        open_input([folder])
+
+
 def test_rows_of_a_table(tmp_path):
     write(tmp_path / "mine", "name,label,split,subject\n\na,jump,train,1\n\nb,run,west,Ann\n")
     with pytest.raises(ValueError, match=r"clips.csv, line 5: split is 'west'"):
         open_input([tmp_path / "mine"])
     assert custom._numbered(["1", "", "Ann"]) == [1, 0, 2]
     assert custom._numbered(["7", None, "3"]) == [7, 0, 3]
+    assert custom._numbered(["0", "10", "2", "nan"]) == [1, 3, 2, 0]  # 0 is a subject
+    assert custom._numbered(["1.0", "10.0", "2.0"]) == [1, 3, 2]
+
+
+def test_a_layout_as_meta_json_writes_it(tmp_path):
+    """Indices for names; parts under names that people write."""
+    names = STICK["joints"]
+    parts = {part.replace(" ", "_").title(): [names.index(joint) for joint in joints]
+             for part, joints in STICK["parts"].items()}  # fmt: skip
+    layout = STICK | {"parents": [-1, 0, 1, 1, 0, 0], "parts": parts}
+    for i, contents in enumerate((STICK, layout)):
+        path = tmp_path / f"{i}.json"
+        path.write_text(json.dumps(contents | {"name": "stick"}), encoding="utf-8-sig")
+    assert custom.read_layout(tmp_path / "0.json") == custom.read_layout(tmp_path / "1.json")

@@ -185,3 +185,20 @@ def test_coordinates_are_numbers():
     for joints in (np.zeros((2, 3), complex), np.zeros((2, 3), object), np.zeros((2, 3), bool)):
         with pytest.raises(InvalidClip, match=f"coordinates are {joints.dtype}, not numbers"):
             validate_coordinates(joints)
+
+
+# --- Names of files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset, file, name", [
+    ("ntu", r"C:\x\S001C002P003R001A004.skeleton", "S001C002P003R001A004"),
+    ("ntu", "nturgb+d/copy of s001c002p003r001a004_rgb (2).AVI", "S001C002P003R001A004"),
+    ("ntu", "S001C002P003R001A0041.skeleton", ""),
+    ("ntu", "XS001C002P003R001A004.skeleton", ""),
+    ("ntu", "S001C002P003R001A004/clip.skeleton", ""),
+    ("nw-ucla", "A12_S03_E01_V02.JSON", "a12_s03_e01_v02"),
+    ("utd-mhad", "a27_s2_t4_skeleton (1).mat", "a27_s2_t4"),
+    ("utd-mhad", "a27_s2_t4b.mat", ""),
+])  # fmt: skip
+def test_the_name_of_a_clip_in_that_of_a_file(dataset, file, name):
+    assert DATASETS[dataset].find_name(file) == name

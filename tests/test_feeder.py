@@ -453,15 +453,6 @@ def test_debug_takes_a_hundred_clips(write_split):
     assert len(feeder) == 100 and feeder[range(100)][0].shape[0] == 100
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_same_batches(paths):
-    cpu, cuda = Feeder(*paths, window_size=64), Feeder(*paths, window_size=64).to("cuda")
-    for ratio in (1.0, 0.4):
-        expected, made = (feeder.eval(ratio)[range(5)][0] for feeder in (cpu, cuda))
-        torch.testing.assert_close(made.cpu(), expected, atol=1e-5, rtol=1e-5)
-        assert made.device.type == "cuda"
-
-
 # --- Bad input --------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from skeletons.layout import KINECT_V2, LAYOUTS, Layout, class_names
+from skeletons.layout import KINECT_V2, KINECTS, LAYOUTS, Layout, class_names
 
 HAND_DRAWN = Layout(  # not a Kinect: another number and another order of joints
     "hand-drawn",
@@ -91,11 +91,13 @@ def test_ends_of_the_axes_of_the_body():
         return {end: {layout.joints[j] for j in pair} for end, pair in layout.axis_joints.items()}
 
     sides = {side: {f"{side} shoulder", f"{side} hip"} for side in ("left", "right")}
-    for layout in LAYOUTS.values():
+    for layout in KINECTS:
         assert names(layout) == {"bottom": {"spine base"}, "top": {"head"}, **sides}
     # No joint of the trunk is between hips and shoulders; the top is between the ears.
     ends = {"bottom": {"left hip", "right hip"}, "top": {"left ear", "right ear"}}
-    assert names(OPENPOSE) == ends | sides
+    for layout in (OPENPOSE, LAYOUTS["coco17"], LAYOUTS["mediapipe33"]):
+        assert names(layout) == ends | sides
+    assert names(LAYOUTS["openpose25"]) == ends | sides | {"bottom": {"mid hip"}}
 
 
 def test_traversal_takes_arms_then_head_then_legs():
@@ -110,11 +112,45 @@ def test_parts_hold_the_joints_of_their_own_side(layout):
     for part, joints in layout.parts.items():
         side = part.split()[0]
         sides = {layout.joints[j].split()[0] for j in joints}
-        assert sides == {side} if side in ("left", "right") else not sides & {"left", "right"}
-    arm, leg = {"shoulder", "elbow", "wrist", "hand", "tip", "thumb"}, {"hip", "knee", "ankle", "foot"}
+        if side in ("left", "right"):
+            assert sides == {side}
+        else:  # (eyes and ears)
+            assert layout not in KINECTS or not sides & {"left", "right"}
+    arm = {"shoulder", "elbow", "wrist", "hand", "tip", "thumb", "pinky", "index"}
+    leg = {"hip", "knee", "ankle", "foot", "toe", "heel", "index"}
     for part in ("left arm", "right arm", "left leg", "right leg"):
         words = {layout.joints[j].split()[-1] for j in layout.parts[part]}
         assert words <= (arm if "arm" in part else leg)
+
+
+def test_pose_estimators_number_the_joints_as_they_publish():
+    """From their documentation: BODY_25, COCO keypoints, MediaPipe Pose."""
+    for name, numbers in {
+        "openpose25": {"nose": 0, "neck": 1, "right wrist": 4, "left wrist": 7, "mid hip": 8,
+                       "right ankle": 11, "left ankle": 14, "right eye": 15, "left ear": 18,
+                       "left big toe": 19, "left heel": 21, "right heel": 24},
+        "coco17": {"nose": 0, "left eye": 1, "right ear": 4, "left shoulder": 5, "right elbow": 8,
+                   "left hip": 11, "right ankle": 16},
+        "mediapipe33": {"nose": 0, "left eye": 2, "right eye": 5, "left ear": 7, "right mouth": 10,
+                        "left shoulder": 11, "right wrist": 16, "left index": 19, "right thumb": 22,
+                        "left hip": 23, "right ankle": 28, "left heel": 29, "right foot index": 32},
+    }.items():  # fmt: skip
+        layout = LAYOUTS[name]
+        assert len(layout.joints) == int(name[-2:])
+        assert {joint: layout.joint(joint) for joint in numbers} == numbers
+        assert not layout.unpaired
+
+
+@pytest.mark.parametrize("pair", [
+    "left eye/right eye", "left_eye/right_eye", "LeftEye/RightEye", "eye-left/eye-right", "l_eye/r_eye",
+    "LEye/REye", "eyeL/eyeR", "Eye.l/Eye.r", "leye/reye", "LEFT/RIGHT",
+])  # fmt: skip
+def test_joints_have_another_side_however_they_are_called(pair):
+    joints = ("pelvis", *pair.split("/"), "lower spine", "rib")
+    layout = Layout("x", joints, (-1, 0, 0, 0, 0), {"all": (0, 1, 2, 3, 4)})
+    assert layout.mirror_index == [0, 2, 1, 3, 4] and not layout.unpaired
+    layout = replace(layout, joints=("pelvis", "left eye", "rigth eye", "spine", "rib"))
+    assert layout.mirror_index == [0, 1, 2, 3, 4] and layout.unpaired == ["left eye"]
 
 
 def test_a_layout_survives_a_round_trip_through_json():

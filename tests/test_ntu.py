@@ -120,7 +120,7 @@ def test_a_name_says_label_subject_and_camera():
 
 def test_names_that_are_invalid():
     content = skeleton_text([[(1, standing())]])
-    for name in ("walk", "S001C001P001R001A001_rgb", "S01C001P001R001A001"):
+    for name in ("walk", "S001C001P001R001A0011", "S01C001P001R001A001"):
         with pytest.raises(InvalidClip, match="the name is not of the form S001C001P001R001A001"):
             NTU.read(name, content)
     with pytest.raises(InvalidClip, match="action 61 is not one of the 60"):

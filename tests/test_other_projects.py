@@ -6,11 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Malicious, contents, convert_to, load, write_npz, write_padded
+from helpers import Malicious, contents, convert_to, load, write_annotations, write_npz, write_padded
 
 from skeletons import other_projects
-from skeletons.clip import InvalidClip
+from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import Failure
+from skeletons.layout import COCO17
 from skeletons.readers import open_input
 
 # --- Arrays -------------------------------------------------------------------------------------------
@@ -23,7 +24,9 @@ def test_corrupt_meta(data, tmp_path):
     for bad in ([], good | {"classes": 3}, good | {"classes": [1]}, good | {"camera": {"train": [1]}},
                 good | {"classes": "abc"}, good | {"subject": {"train": [1], "val": []}}):  # fmt: skip
         path.write_text(json.dumps(bad))
-        with pytest.raises(ValueError, match=r"meta\.json is corrupt.*\nmake the data again"):
+        with pytest.raises(
+            ValueError, match=r"meta\.json is corrupt: (?!\w+Error).*\nmake the data again"
+        ):
             open_input([tmp_path])
 
 
@@ -130,6 +133,75 @@ def test_arrays_that_are_links_belong_to_their_own_folder(data, tmp_path):
     assert stream.total == len(list(stream.clips)) == 36
 
 
+def test_arrays_of_somebody_s_own_classes(data, tmp_path):
+    write_padded(tmp_path / "mine", data)
+    for split in ("train", "val"):
+        names = load(tmp_path / "mine/xsub", split)[1]
+        labels = [i % 3 for i, _ in enumerate(names)]
+        content = ([f"{split}{i}" for i, _ in enumerate(names)], labels)
+        (tmp_path / f"mine/xsub/{split}_label.pkl").write_bytes(pickle.dumps(content))
+    stream = open_input([tmp_path / "mine"])
+    assert (stream.title, stream.classes) == ("xsub", ["0", "1", "2"])
+    assert stream.out_folder == "xsub-converted" and "does not name its classes" in stream.notes[0]
+    assert len([clip for clip in stream.clips if isinstance(clip, Clip)]) == 36
+    assert open_input([tmp_path / "mine"], "ntu").classes[0] == "drink water"
+
+
+@pytest.mark.parametrize("change, fault", [
+    (lambda name, n: (name, n + 1), r"S0.* is 1, its name says 0 .36 of 36 .*\ncorrect the labels"),
+    (lambda name, n: (name.replace("S002", "S018"), n), r"S018.* is not .*\ngive --dataset ntu120"),
+    (lambda name, n: (name.replace("C002", "x"), n), r"of NTU RGB.D .S0.*C.* and others .S0.*x"),
+])  # fmt: skip
+def test_names_that_contradict_the_reading(change, fault, data, tmp_path):
+    """Of arrays and of annotations: other labels, clips of another data set, clips of two kinds."""
+    write_padded(tmp_path / "padded", data)
+    write_annotations(tmp_path / "pkl", data, 4)
+    for split in ("train", "val"):
+        path = tmp_path / f"padded/xsub/{split}_label.pkl"
+        names, labels = pickle.loads(path.read_bytes())
+        path.write_bytes(pickle.dumps(tuple(zip(*map(change, names, labels), strict=True))))
+    with pytest.raises(ValueError, match=fault):
+        open_input([tmp_path / "padded"])
+    path = tmp_path / "pkl/ntu60_3danno.pkl"
+    content = pickle.loads(path.read_bytes())
+    for annotation in content["annotations"]:
+        name, label = change(annotation["frame_dir"], annotation["label"])
+        annotation |= {"frame_dir": name, "label": label}
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=fault):
+        open_input([path])
+
+
+@pytest.mark.parametrize("axes", ["NTVCM", "NMTVC", "NTMVC"])
+def test_arrays_with_other_axes_are_refused(axes, data, tmp_path):
+    write_padded(tmp_path, data)
+    path = tmp_path / "xsub/train_data.npy"
+    np.save(path, np.load(path).transpose(["NCTVM".index(axis) for axis in axes]))
+    with pytest.raises(ValueError, match=r"train_data.npy (is|has|and) "):
+        open_input([tmp_path])
+
+
+def test_pixels_and_scores_are_no_kinect(data, tmp_path):
+    """25 joints of OpenPose, x, y, score, in arrays and in annotations."""
+    rng = np.random.default_rng(0)
+    write_padded(tmp_path / "padded", data)
+    write_annotations(tmp_path / "pkl", data, 4)
+    for split in ("train", "val"):
+        path = tmp_path / f"padded/xsub/{split}_data.npy"
+        array = np.load(path) * 300 + 500
+        array[:, 2] = rng.uniform(0, 1, array[:, 2].shape)
+        np.save(path, array)
+    path = tmp_path / "pkl/ntu60_3danno.pkl"
+    content = pickle.loads(path.read_bytes())
+    for annotation in content["annotations"]:
+        annotation["keypoint"] = annotation["keypoint"] * 300 + 500
+        annotation["keypoint"][..., 2] = rng.uniform(0, 1, annotation["keypoint"].shape[:3])
+    path.write_bytes(pickle.dumps(content))
+    for source in (tmp_path / "padded", path):
+        with pytest.raises(ValueError, match=r"is not of kinect-v2\n.*scores, not z"):
+            open_input([source])
+
+
 # --- .npz ---------------------------------------------------------------------------------------------
 
 
@@ -139,17 +211,24 @@ def test_npz_of_something_else(data, tmp_path):
     good = dict(np.load(tmp_path / "good/NTU60_CS.npz"))
     attack = np.array([Malicious(tmp_path / "attacked")], object)
     for change, reason in (
-        ({"x_train": good["x_train"][..., :60]}, "width 60"),
-        ({"y_test": good["y_test"][:2]}, "12 clips.*\nit needs x_train"),
-        ({"y_train": good["y_train"][:, :10]}, "10 classes; is it another --dataset"),
+        ({"x_train": good["x_train"][..., :60]}, "60 numbers, which are not bodies of 25 joints in 3D"),
+        ({"y_test": good["y_test"][:2]}, r"x_test is \(12, 300, 150\), .*\nit needs x_train"),
+        ({"x_test": good["x_test"][..., None]}, r"x_test is \(12, 300, 150, 1\), y_test is"),
+        ({"y_train": good["y_train"][:, :10]}, "classes of the training clips are not"),
+        ({"x_val": good["x_test"]}, "x_test and x_val are both test splits"),
+        ({f"y_{x}": np.full(len(good[f"y_{x}"]), 60) for x in ("train", "test")},
+         r"labels of 61 classes; NTU RGB\+D has 60\ngive another --dataset"),
         ({"x_test": attack}, "not a plain array"),
         ({"y_train": attack}, "not a plain array"),
-    ):
+    ):  # fmt: skip
         np.savez(path, **good | change)
         with pytest.raises(ValueError, match=reason):
             open_input([path])
+    np.savez(path, data=good["x_train"])
+    with pytest.raises(ValueError, match="it has data, but no x_train, y_train, x_test, y_test\nit"):
+        open_input([path])
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"is corrupt, or of something else: .*\nit needs x_train"):
+    with pytest.raises(ValueError, match=r"is corrupt: .*\ndownload it, or save it, again"):
         open_input([path])
     content = bytearray((tmp_path / "good/NTU60_CS.npz").read_bytes())
     content[500_000] ^= 255
@@ -171,6 +250,58 @@ def test_npz_labels_that_are_not_one_class(data, tmp_path):
         (failure,) = (clip for clip in clips if isinstance(clip, Failure))
         assert failure.file.endswith("x_test 0") and "its label is not one of" in failure.reason
         assert clips[-1].label == numbers[-1]
+
+
+@pytest.mark.parametrize("labels", ["one-hot", "numbers", "column", "floats"])
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_npz_of_somebody_s_own_classes(labels, test, data, tmp_path):
+    """Their names are their numbers, whatever NTU calls its first classes."""
+    write_npz(tmp_path / "ntu", data)
+    good = dict(np.load(tmp_path / "ntu/NTU60_CS.npz"))
+    arrays = {}
+    for suffix, name in (("train", "train"), ("test", test)):
+        y = np.arange(len(good[f"x_{suffix}"])) % 3
+        forms = {"one-hot": np.eye(3)[y], "numbers": y, "column": y[:, None], "floats": y.astype(float)}
+        arrays |= {f"x_{name}": good[f"x_{suffix}"], f"y_{name}": forms[labels]}
+    path = tmp_path / "my gestures.npz"
+    np.savez(path, **arrays)
+    stream = open_input([path])
+    assert (stream.title, stream.classes, stream.benchmarks) == (
+        "my gestures",
+        ["0", "1", "2"],
+        ["my_gestures"],
+    )
+    assert (
+        stream.out_folder == "my gestures-converted" and "does not name its classes" in stream.notes[0]
+    )
+    assert [clip.label for clip in stream.clips] == [i % 3 for n in (24, 12) for i in range(n)]
+    path = path.rename(tmp_path / "NTU60_CS.npz")
+    if labels == "one-hot":
+        with pytest.raises(
+            ValueError, match=r"has labels of 3 classes; NTU RGB.D has 60\ngive another"
+        ):
+            open_input([path])
+    else:
+        assert open_input([path]).title == "NTU RGB+D"
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+@pytest.mark.parametrize("bodies", [1, 2])
+def test_npz_of_other_joints(channels, bodies, tmp_path):
+    """Which ones, a layout.json says; it is asked for."""
+    path = tmp_path / "mine.npz"
+    x = np.random.default_rng(0).normal(0, 1, (4, 6, bodies, 17, channels))
+    arrays = {name: x.reshape(4, 6, -1) for name in ("x_train", "x_test")}
+    np.savez(path, **arrays, y_train=np.arange(4), y_test=np.arange(4))
+    with pytest.raises(ValueError, match=r"numbers, which are not bodies of 25 .* layout\.json"):
+        open_input([path])
+    (tmp_path / "layout.json").write_text(json.dumps(COCO17.to_dict()))
+    stream = open_input([path])
+    assert (stream.layout, stream.channels) == (COCO17, channels)
+    for clip, expected in zip(stream.clips, [*x, *x], strict=True):
+        np.testing.assert_array_equal(
+            clip.data[..., :bodies], expected.transpose(0, 3, 2, 1).astype("f4")
+        )
 
 
 def test_limits(tmp_path, monkeypatch, data):
@@ -262,7 +393,17 @@ def test_pickles_that_do_not_fit(tmp_path):
     for annotations, split, reason in (
         ([], None, "no annotation with a keypoint array.*\nsee docs/data.md"),
         (7, None, "not a dict of split and annotations: .*\nsee docs/data.md"),
-        ([small], None, "17 joints; NTU RGB.D has 25\nchoose another --dataset"),
+        ([small], None, "17 joints with 2 coordinates, .*\n.* layout.json next to it.*coco17"),
+        (
+            [GOOD | {"keypoint": np.ones((1, 4, 25, 2))}],
+            None,
+            "25 joints with 2 coordinates, .*\n.* layout",
+        ),
+        (
+            [{"frame_dir": "a", "label": 0, "raw_file": "a.pkl"}],
+            None,
+            "first has frame_dir, label, raw_file",
+        ),
         ([GOOD], {"x_val": ["a"], "x_test": ["b"]}, "x_val and x_test are both test splits\nremove"),
         ([GOOD], {"fold": ["a"]}, "split fold is neither .*\nrename"),
         ([GOOD], {"x_train": ["b", "a"], "x_val": ["a"]}, "a is in x_train and in x_val\nremove it"),
@@ -273,6 +414,94 @@ def test_pickles_that_do_not_fit(tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             open_input([write(tmp_path, annotations, split)])
+
+
+def test_annotations_of_somebody_s_own_classes(tmp_path):
+    """Their names are their numbers, unless the user names a data set."""
+    annotations = [GOOD | {"frame_dir": f"v{i}", "label": i % 3} for i in range(6)]
+    path = write(tmp_path, annotations, {"train": ["v0", "v1", "v2"], "val": ["v3", "v4", "v5"]})
+    path = path.rename(tmp_path / "mine (1).pkl")
+    stream = open_input([path])
+    assert (stream.title, stream.classes, stream.benchmarks) == (
+        "mine (1)",
+        ["0", "1", "2"],
+        ["mine_1"],
+    )
+    assert stream.out_folder == "mine (1)-converted" and "does not name its classes" in stream.notes[0]
+    assert [clip.label for clip in stream.clips] == [0, 1, 2, 0, 1, 2] and not stream.official_counts
+    stream = open_input([path], "ntu")
+    assert stream.classes[0] == "drink water" and stream.out_folder == "NTU-RGB-D" and not stream.notes
+
+
+@pytest.mark.parametrize("form", ["videos/{}.mp4", "C:\\x\\{}", "{}.skeleton", "a/b/{}.npy"])
+@pytest.mark.parametrize("path_in", ["split", "annotations", "both"])
+def test_names_that_are_paths(form, path_in, tmp_path):
+    names = ["a", "b", "c.1", "c.2"]
+    paths = [form.format(name) for name in names]
+    annotations = [GOOD | {"frame_dir": name} for name in (names if path_in == "split" else paths)]
+    listed = names if path_in == "annotations" else paths
+    stream = open_input([write(tmp_path, annotations, {"train": listed[:2], "val": listed[2:]})])
+    assert [clip.splits for clip in stream.clips] == [
+        {"x": s} for s in ("train", "train", "val", "val")
+    ]
+
+
+def test_paths_that_fit_two_clips_are_not_guessed(tmp_path):
+    annotations = [GOOD | {"frame_dir": name} for name in ("x/a", "y/a", "w.1")]
+    path = write(tmp_path, annotations, {"train": ["a", "y/a"], "val": ["w.2"]})
+    *clips, a, w = open_input([path]).clips
+    assert [clip.splits for clip in clips] == [{}, {"x": "train"}, {}]
+    assert [a.reason, w.reason] == [
+        f"{name} is in a split and has no annotation" for name in ("a", "w.2")
+    ]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_annotations_without_a_split(whole, tmp_path):
+    """The names of NTU's clips tell the official splits; of other clips, nothing does."""
+    annotations = [GOOD | {"frame_dir": f"S001C00{i}P00{i}R001A001"} for i in (1, 2, 3)]
+    (tmp_path / "x.pkl").write_bytes(
+        pickle.dumps(annotations if whole else {"annotations": annotations})
+    )
+    stream = open_input([tmp_path / "x.pkl"])
+    assert [clip.splits for clip in stream.clips] == [
+        {"xsub": xsub, "xview": xview}
+        for xsub, xview in (("train", "val"), ("train", "train"), ("val", "train"))
+    ]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([GOOD] if whole else {"annotations": [GOOD]}))
+    with pytest.raises(ValueError, match=r"does not say whether a is for training .*\nsave a dict"):
+        open_input([tmp_path / "x.pkl"])
+
+
+def test_bodies_where_frames_belong(tmp_path):
+    """(T, M, V, C): total_frames tells, or that bodies are few."""
+    keypoint = np.ones((20, 2, 25, 3))
+    other = GOOD | {"frame_dir": "b", "keypoint": keypoint}
+    path = write(tmp_path, [GOOD, other | {"total_frames": 20}, other])
+    _, *failures = open_input([path]).clips
+    assert [failure.reason for failure in failures[:2]] == [
+        f"{known}, and keypoint is (20, 2, 25, 3), which should be (M, T, V, C)"
+        for known in ("total_frames is 20", "no total_frames")
+    ]
+
+
+def test_joints_with_the_score_0_are_missing(tmp_path):
+    """They are interpolated, as in custom recordings."""
+    (tmp_path / "layout.json").write_text(json.dumps(COCO17.to_dict()))
+    keypoint = np.ones((1, 3, 17, 2)) * np.arange(100, 400, 100)[:, None, None]
+    keypoint[0, 1, 9], score = 0, np.ones((1, 3, 17))
+    score[0, 1, 9] = 0
+    annotation = GOOD | {"keypoint": keypoint, "keypoint_score": score}
+    clip, *_ = open_input([write(tmp_path, [annotation])]).clips
+    np.testing.assert_array_equal(clip.data[1, :, 9, 0], [200, 200])
+    *_, failure = open_input([write(tmp_path, [annotation | {"keypoint_score": score[0]}], {})]).clips
+    assert failure.reason.startswith("keypoint_score does not fit")
+
+
+def test_a_layout_of_other_joints(tmp_path):
+    (tmp_path / "layout.json").write_text(json.dumps(COCO17.to_dict()))
+    with pytest.raises(ValueError, match=r"has 25 joints; .*layout\.json describes 17\ncorrect it"):
+        open_input([write(tmp_path, [GOOD])])
 
 
 def test_names_of_benchmarks_cannot_leave_the_folder(tmp_path):

@@ -20,6 +20,7 @@ from helpers import (
     contents,
     convert_to,
     load,
+    recording,
     skeleton_text,
     standing,
     write_annotations,
@@ -32,7 +33,8 @@ from helpers import (
 from convert_data import convert
 from skeletons import clip_stream, datasets, kinect_v1, ntu, parallel, readers
 from skeletons.clip import InvalidClip
-from skeletons.layout import KINECT_V2
+from skeletons.custom_arrays import ArrayFormat
+from skeletons.layout import KINECT_V2, LAYOUTS
 from skeletons.parallel import in_parallel
 from skeletons.readers import open_input
 from skeletons.storage import read_meta
@@ -226,6 +228,14 @@ def test_clips_for_recognition(data, raw, tmp_path):
     clips = list(readers.read_clips(tmp_path / "many.npy"))
     assert [clip.name for clip in clips] == ["many 0", "many 1"]
     np.testing.assert_array_equal(clips[1].data, expected * 2)
+    for layout, channels in ((LAYOUTS["kinect-v2"], 3), (LAYOUTS["coco17"], 2)):
+        expected = recording(layout, channels=channels)
+        scores = np.ones_like(expected[:, :1])
+        for array, order in ((expected, (0, 3, 2, 1)), (expected, (1, 0, 2, 3)),
+                             (np.concatenate((expected, scores), 1), (0, 3, 2, 1))):  # fmt: skip
+            np.save(tmp_path / "order.npy", array.transpose(order))
+            (clip,) = readers.read_clips(tmp_path / "order.npy", form=ArrayFormat(layout, channels))
+            np.testing.assert_array_equal(clip.data, expected.astype(np.float32))
     (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY")
     np.save(tmp_path / "none.npy", np.zeros((0, 3, 5, 25, 2)))
     (tmp_path / "bad.skeleton").write_text("1\n")
@@ -264,7 +274,7 @@ def test_other_things_in_the_folder(tmp_path):
     (tmp_path / NAME.replace("P001", "P002")).mkdir()
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / NAME.replace("C002", "C001")).write_bytes(good)
-    (tmp_path / "inside" / NAME).write_bytes(good)
+    (tmp_path / "inside" / NAME).write_bytes(skeleton_text([[(1, standing(1))]] * 12))
     with open(tmp_path / NAME.replace("P001", "P004"), "wb") as file:
         file.truncate(readers.MAX_FILE_BYTES + 1)
     os.mkfifo(tmp_path / NAME.replace("P001", "P005"))  # reading it would wait for ever

@@ -1,8 +1,12 @@
 """Pickles: plain values and arrays are read, everything else is refused before it does harm."""
 
 import _codecs
+import bz2
 import functools
+import gzip
+import lzma
 import pickle
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -65,6 +69,7 @@ HOSTILE = {
     ),
     "type of types": pickle.dumps(reduced(np.dtype, DEEP)),
     "extension": b"\x80\x02\x82\x01.",
+    "factory that is called": pickle.dumps(reduced(list, (1, 2)), 2),
     "endless": b"\x80\x02" + b"]" * 10,
 }
 
@@ -112,6 +117,27 @@ def test_plain_values_and_arrays_are_read(protocol, tmp_path):
     for key in ("big", "columns", "half", "none", "zero", "text", "scalar"):
         np.testing.assert_array_equal(found[key], value[key])
         assert found[key].dtype.newbyteorder("=") == value[key].dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_defaultdicts_and_sets_are_read(protocol, tmp_path):
+    value = defaultdict(list, {"a": [1]}), defaultdict(int), defaultdict(dict), {1, "b"}, frozenset("c")
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol))
+    found = read_pickle(tmp_path / "x.pkl")
+    assert found == value and type(found[0]) is dict
+
+
+@pytest.mark.parametrize("content, fault", [
+    (gzip.compress(pickle.dumps({})), r"it is compressed .gzip.\ndecompress it first"),
+    (bz2.compress(b""), "it is compressed .bzip2"), (lzma.compress(b""), "it is compressed .xz"),
+    (b"PK\3\4...", "it is a .zip file, or saved by torch.save\ngive a pickle"),
+    (b"<!DOCTYPE html>", "it is a web page"), (b"\x93NUMPY\1", "it is a .npy file"), (b"", "empty"),
+    (pickle.dumps([1, 2])[:-3], "truncated or corrupt\ndownload it"), (b"7\n", "truncated or"),
+], ids=range(9))  # fmt: skip
+def test_files_of_another_kind(content, fault, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=f"x.pkl is not a pickle of plain values and arrays: {fault}"):
+        read_pickle(tmp_path / "x.pkl")
 
 
 def test_a_label_file_contains_plain_values(data):

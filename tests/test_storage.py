@@ -14,7 +14,8 @@ import pytest
 from helpers import contents, convert_to
 
 from convert_data import convert
-from skeletons import readers, storage
+from skeletons import lock, readers, storage
+from skeletons.layout import KINECTS, LAYOUTS
 from skeletons.storage import read_array, read_labels, read_meta, read_split
 
 # --- Reading ------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def wait_for(path):
         time.sleep(0.01)
 
 
-@pytest.mark.skipif(not storage.fcntl, reason="needs file locks")
+@pytest.mark.skipif(not lock.fcntl, reason="needs file locks")
 def test_two_conversions_into_one_folder(two_versions):
     out = two_versions / "out"
 
@@ -264,7 +265,7 @@ def test_two_conversions_of_other_benchmarks_into_one_folder(two_versions):
     assert not list(out.glob(".*"))
 
 
-@pytest.mark.skipif(not storage.fcntl, reason="needs file locks")
+@pytest.mark.skipif(not lock.fcntl, reason="needs file locks")
 def test_the_lock_is_held_while_the_data_is_replaced(two_versions):
     out = two_versions / "out"
     rename = Path.rename
@@ -289,16 +290,16 @@ def test_the_lock_is_held_while_the_data_is_replaced(two_versions):
     assert not list(out.glob(".*")) and (out / "xsub/notes.txt").read_text() == "mine"
 
 
-@pytest.mark.skipif(not storage.fcntl, reason="needs file locks")
+@pytest.mark.skipif(not lock.fcntl, reason="needs file locks")
 def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
     """The other conversion removes its lock file between our opening and locking it."""
-    lockf = storage.fcntl.lockf
+    lockf = lock.fcntl.lockf
 
     def late(file, operation):
         Path(file.name).unlink()
         lockf(file, operation)
 
-    monkeypatch.setattr(storage.fcntl, "lockf", late)
+    monkeypatch.setattr(lock.fcntl, "lockf", late)
     with pytest.raises(ValueError, match="another conversion is writing"):
         storage.BenchmarkWriter(tmp_path / "xsub", (3, 25, 2))
 
@@ -353,3 +354,16 @@ def test_an_error_leaves_the_earlier_data(two_versions, monkeypatch):
         assert contents(out) == before
     convert_to(out, two_versions / "new")
     assert contents(out) != before
+
+
+def test_the_layout_of_arrays_that_do_not_say_it(tmp_path):
+    """A Kinect's, by the number of joints, in 3D only. A meta.json may have a byte order mark."""
+    for layout in KINECTS:
+        assert storage.find_layout(tmp_path / "x.npy", len(layout.joints)) == layout
+        with pytest.raises(ValueError, match=r"in 3D; these have 2 coordinates\ngive Feeder a layout"):
+            storage.find_layout(tmp_path / "x.npy", len(layout.joints), channels=2)
+    with pytest.raises(ValueError, match="has 17 joints per body; the known layouts have 25"):
+        storage.find_layout(tmp_path / "x.npy", 17)
+    meta = {"layout": LAYOUTS["coco17"].to_dict()}
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8-sig")
+    assert storage.find_layout(tmp_path / "x.npy", 17, channels=2) == LAYOUTS["coco17"]
