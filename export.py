@@ -5,7 +5,9 @@
 
 The file contains the preprocessing, too. Input "joints", float32 (N, C, T, V, M): clips as they were
 recorded, in the unit and axes of the training data, with zeros for absent bodies; N, T and M are free.
-Output "probabilities", float32 (N, classes). The metadata names the classes and the joints.
+Frames without any body do not count, so clips of different lengths are padded with zeros. Output
+"probabilities", float32 (N, classes); NaN for a clip with an invalid coordinate (NaN, infinite, or 1e6
+and more). The metadata names the classes and the joints.
 
 Before the file is written, it is compared with PyTorch on random clips and, if there are any, on test
 clips. The times for one clip are printed.
@@ -27,11 +29,15 @@ import torch
 from torch import Tensor, nn
 
 from feeder import Feeder
+from layers import LSTMEncoder, MeanPool
 from model import TwoStreamRNN
+from skeletons.batch import frames_with_bodies_first
+from skeletons.clip import MAX_COORDINATE
 from skeletons.layout import Layout
+from skeletons.output import check_output, make_console_safe
 from skeletons.preprocess import Preprocess
 from skeletons.storage import read_split, split_files
-from training.checkpoint import build_model, load_checkpoint
+from training.checkpoint import build_model, load_checkpoint, write_partial
 
 TOLERANCE = 1e-4  # largest difference of probabilities between ONNX and PyTorch
 MAX_CLIPS = 64  # test clips to compare on
@@ -39,19 +45,15 @@ MAX_CLIPS = 64  # test clips to compare on
 
 class ExportableModel(nn.Module):
     """Evaluation preprocessing and a network as one function of tensors, without decisions that depend
-    on the data: absent bodies are computed, too, and do not count.
+    on the data: absent bodies are computed, too, and do not count. A causal network reads whole clips.
 
-    model       a trained TwoStreamRNN that is not causal
+    model       a trained TwoStreamRNN
     preprocess  of the clips that it was trained with
     """
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess) -> None:
         super().__init__()
-        if model.causal:
-            raise ValueError(
-                "a causal network has states, which it keeps from frame to frame\nuse live.py"
-            )
-        if not preprocess.crop_resize or preprocess.window_size <= 0:
+        if not model.causal and (not preprocess.crop_resize or preprocess.window_size <= 0):
             raise ValueError(
                 "only clips resized to a window can be exported\ntrain with crop_resize=True"
             )
@@ -59,8 +61,47 @@ class ExportableModel(nn.Module):
         self.eval()
 
     def forward(self, joints: Tensor) -> Tensor:
-        """Clips (N, C, T, V, M) -> class probabilities (N, classes)."""
-        return self.model.posterior(self.model(self.preprocess.dense(joints)))
+        """Clips (N, C, T, V, M), padded with zeros -> class probabilities (N, classes), NaN for a clip
+        with invalid coordinates."""
+        bodies = self.preprocess.dense(joints)
+        if self.model.causal:
+            logits = self.model.classify(encode_causally(self.model, bodies.joints), bodies)
+        else:
+            logits = self.model(bodies)
+        probabilities = self.model.posterior(logits)
+        # (onnxruntime's ReduceMax ignores NaN, so that a probability would come out.)
+        valid = (joints.abs() < MAX_COORDINATE).flatten(1).all(1, keepdim=True)
+        return torch.where(valid, probabilities, torch.nan)
+
+
+def encode_causally(model: TwoStreamRNN, joints: Tensor) -> list[Tensor]:
+    """What the function of this name in extensions.py returns, in operations that ONNX has: joints
+    (B, C, T, V) -> features from each stream after the last frame with the body, (B, F) each."""
+    joints, count = frames_with_bodies_first(joints[..., None])
+    features, count = model.joint_features(joints[..., 0]), count.clamp(min=1)
+    temporal, spatial = model.temporal.stream, model.spatial.stream
+    body = pool_first(temporal.whole_body, temporal.body_inputs(features), count)
+    # A window ends after every `stride` frames; one more at the end, so that there is always one.
+    stride, overlap = spatial.stride, max(spatial.window - spatial.stride, 0)
+    starts = stride * torch.arange(joints.shape[2] // stride + 1)
+    index = (starts[:, None] + torch.arange(spatial.window)).flatten()
+    frames = nn.functional.pad(features, (0, 0, overlap, stride)).index_select(2, index)
+    frames = frames.view(*frames.shape[:2], -1, spatial.window, frames.shape[3])
+    windows = spatial.read_windows(frames.permute(0, 2, 4, 1, 3))  # (B, W, V, C, window)
+    return [body, pool_first(spatial.across_windows, windows, count // stride)]
+
+
+def pool_first(encoder: LSTMEncoder | MeanPool, sequence: Tensor, count: Tensor) -> Tensor:
+    """Features (B, F) of the first `count` (B,) steps of sequences (B, S, F); zeros without a step."""
+    pooling = encoder.pooling if isinstance(encoder, LSTMEncoder) else "mean"
+    outputs = encoder.hidden_states(sequence) if isinstance(encoder, LSTMEncoder) else sequence
+    step, count = torch.arange(outputs.shape[1])[:, None], count[:, None, None]  # (S, 1), (B, 1, 1)
+    if pooling == "max":
+        pooled = outputs.masked_fill(step >= count, -torch.inf).amax(1)
+    else:  # the mean of these steps, or the last of them alone
+        counted = step < count if pooling == "mean" else step == count - 1
+        pooled = (outputs * counted).sum(1) / counted.sum(1).clamp(min=1)
+    return torch.where(count[:, 0] > 0, pooled, 0.0)
 
 
 def export(model: ExportableModel, metadata: Mapping[str, Any]) -> bytes:
@@ -82,16 +123,20 @@ def export(model: ExportableModel, metadata: Mapping[str, Any]) -> bytes:
 
 
 def random_clips(model: ExportableModel) -> Iterator[np.ndarray]:
-    """Clips (N, C, T, V, M) of one and of two bodies, of one to 300 frames."""
+    """Clips (N, C, T, V, M) of one and of two bodies, of one to 300 frames; the last ones of different
+    lengths, padded."""
     rng, channels, num_joints = np.random.default_rng(0), model.model.channels, model.model.num_joints
     for count, frames, slots in ((1, 1, 1), (1, 100, 1), (3, 37, 2), (4, 300, 2)):
         clips = rng.normal(size=(count, channels, frames, num_joints, slots)).astype(np.float32)
         clips[0, ..., 1:] = 0
+        for i, clip in enumerate(clips):
+            clip[:, frames // (i + 1) :] = 0
         yield clips
 
 
 def test_clips(files: Sequence[Path], limit: int = MAX_CLIPS) -> Iterator[tuple[int, np.ndarray]]:
-    """Numbers and clips (1, C, T, V, M) of a split, evenly spaced, at most `limit`."""
+    """Numbers and clips (1, C, T, V, M) of a split, evenly spaced, at most `limit`. Clips with frames
+    that show no body, which convert_data.py does not write, are left out: Feeder counts such frames."""
     data, counts, *_ = read_split(*files, mmap=True)
     ends = counts.cumsum()
     for i in np.unique(np.linspace(0, len(counts) - 1, limit).astype(int)):
@@ -99,7 +144,7 @@ def test_clips(files: Sequence[Path], limit: int = MAX_CLIPS) -> Iterator[tuple[
             clip = data[i : i + 1, :, : counts[i]]
         else:
             clip = data[ends[i] - counts[i] : ends[i]].swapaxes(0, 1)[None]
-        if counts[i]:
+        if counts[i] and clip.any((0, 1, 3, 4)).all():
             yield i, clip.astype(np.float32)
 
 
@@ -139,12 +184,13 @@ def compare(
 
 def export_checkpoint(checkpoint: Path, out: Path, data: str | None) -> None:
     """Export, compare, write, and print the result. ValueError where ONNX and PyTorch differ, or for
-    data of another layout; nothing is written then.
+    data of another layout; nothing is written then. OSError before the work if `out` cannot be written.
 
     data  folder of the benchmark to compare on (None: the one trained on, if it is there)
     """
     import onnxruntime
 
+    check_output(out, "--out names another file")
     contents = load_checkpoint(checkpoint)
     network, layout = build_model(contents), Layout.from_dict(contents["layout"])
     model = ExportableModel(network, Preprocess(layout, network.channels, **contents["preprocessing"]))
@@ -165,14 +211,14 @@ def export_checkpoint(checkpoint: Path, out: Path, data: str | None) -> None:
         return model(torch.from_numpy(clips)).numpy()
 
     for kind, pairs in compare(run, model, feeder, files).items():
-        difference = max(np.abs(one - other).max() for one, other in pairs)
+        difference = max((np.abs(one - other).max() for one, other in pairs), default=0.0)
         print(f"{len(pairs)} {kind}: ONNX differs from PyTorch by at most {difference:.1e}")
         if not difference <= TOLERANCE:
             raise ValueError(f"{out} was not written: ONNX and PyTorch differ by more than {TOLERANCE}")
     clip = list(random_clips(model))[1]
     times = [milliseconds(lambda: run(clip)), milliseconds(lambda: run_pytorch(clip))]
     print(f"one clip, {torch.get_num_threads()} threads: onnxruntime {times[0]}, PyTorch {times[1]}")
-    out.write_bytes(exported)
+    write_partial(out, exported).replace(out)  # a failed write leaves the file that was there before
     print(f"{out}: {len(exported) / 1e6:.1f} MB")
 
 
@@ -181,9 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of train.py, not causal"
-    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of train.py")
     parser.add_argument(
         "--out",
         type=Path,
@@ -192,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data", help="folder made by convert_data.py, to compare on (default: the one trained on)"
     )
+    make_console_safe()
     arguments = parser.parse_args(argv)
     out = arguments.out or arguments.checkpoint.with_suffix(".onnx")
     try:

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from model import TwoStreamRNN
 from skeletons.batch import BodyBatch, visible_frames
+from skeletons.clip import MAX_COORDINATE
+from skeletons.custom_arrays import is_around_origin
 from skeletons.layout import Layout
 from skeletons.preprocess import Preprocess, to_reference
 from training.checkpoint import build_model, load_checkpoint
@@ -79,9 +81,13 @@ class Recognizer:
     def __call__(self, joints: ArrayLike) -> np.ndarray:
         """The next frame (V, C) or (M, V, C) -> class probabilities, float32 (classes,).
 
-        A body keeps its slot. An absent body is zero or NaN. A joint that was not detected is NaN, and
-        keeps its last position; a body exists from the first frame in which all its joints are
-        detected. Without any body so far, all classes are equally probable.
+        A body keeps its slot. An absent body is zero or NaN. A joint that was not detected is NaN or
+        zero (but for the joint, if any, that is the origin of the coordinates), and keeps its last
+        position. A body exists from the first frame in which all its joints are detected. Without any
+        body so far, all classes are equally probable.
+
+        Raises ValueError for a frame of another shape, or with a coordinate that no file may have (see
+        MAX_COORDINATE): the frame is not read, and the next one can be.
         """
         joints = torch.as_tensor(np.array(joints, np.float32))
         joints = joints[None] if joints.dim() == 2 else joints
@@ -90,8 +96,14 @@ class Recognizer:
             raise ValueError(
                 f"a frame of shape {tuple(joints.shape)}: needs {expected}, joints and coordinates"
             )
+        invalid = joints[joints.abs() >= MAX_COORDINATE]
+        if len(invalid):
+            raise ValueError(
+                f"invalid coordinate {invalid[0]:g}, not a finite number below {MAX_COORDINATE:,.0f}"
+            )
         for slot, body in enumerate(joints.mT):  # (C, V)
-            detected, state = body.isfinite().all(0), self.bodies.get(slot)  # (V,)
+            state = self.bodies.get(slot)
+            detected = detected_joints(body, state.recorded if state else None)  # (V,)
             visible = visible_frames(torch.where(detected, body, 0)[None, :, None]).any()
             if visible and (state or detected.all()):
                 body = torch.where(detected, body, state.recorded) if state else body
@@ -124,6 +136,20 @@ class Recognizer:
         visible = torch.ones(1, 1, dtype=torch.bool)
         body = BodyBatch(pose[None, :, None], torch.zeros(1, dtype=torch.int64), visible)
         return self.preprocess.reference(body, visible, torch.ones(1))
+
+
+def detected_joints(pose: Tensor, recorded: Tensor | None) -> Tensor:
+    """The joints of a pose (C, V) that are positions -> bool (V,). As in custom recordings, missing
+    joints are NaN or zero.
+
+    recorded  the earlier pose of the body, if any: the origin of the coordinates was zero there
+    """
+    zero, finite = (pose == 0).all(0), pose.isfinite().all(0)
+    if zero.sum() == 1 and (recorded is None or not recorded[:, zero].any()):
+        others = pose.T[finite & ~zero].numpy()
+        if len(others) and is_around_origin(others):
+            return finite
+    return finite & ~zero
 
 
 @dataclass

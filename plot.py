@@ -10,7 +10,9 @@ predict.py --animate the animation of a clip, and docs/diagrams.py the diagrams 
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skeletons.layout import Layout
+from skeletons.output import check_output, make_console_safe
 
 if TYPE_CHECKING:  # matplotlib takes seconds to import, so it is imported where a picture is drawn
     from matplotlib.axes import Axes
@@ -26,12 +29,20 @@ if TYPE_CHECKING:  # matplotlib takes seconds to import, so it is imported where
 # The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 INK = "#333333"
+BOXES: set[int] = set()  # characters that no font has, of which the user has been warned
+LAST_RESORT = "Last Resort High-Efficiency"  # matplotlib's font of boxes for characters that it lacks
 
 
-def new_figure(**options: object) -> "Figure":
-    """A figure that needs no screen."""
+def new_figure(texts: Iterable[str] = (), **options: object) -> "Figure":
+    """A figure that needs no screen.
+
+    texts  of the user that are drawn, as names of classes, in any script
+    """
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
+    choose_fonts(texts)
+    rcParams["text.parse_math"] = False  # a name with two $ is no formula
     return Figure(**{"layout": "constrained"} | options)
 
 
@@ -39,6 +50,44 @@ def save(figure: "Figure", path: str | Path) -> None:
     """Write a figure as a picture; missing folders are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+
+
+def choose_fonts(texts: Iterable[str]) -> None:
+    """Add installed fonts to matplotlib's, until all characters of the texts can be drawn. Warns of
+    those that no font has."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties, findfont, fontManager
+
+    missing = {ord(char) for text in texts for char in text if char.isprintable()} - BOXES
+    for family in rcParams["font.family"]:
+        missing -= glyphs(findfont(FontProperties(family=[family])))
+    files = {font.name: font.fname for font in fontManager.ttflist if font.name != LAST_RESORT}
+    while missing:
+        best = max(files, key=lambda family: len(missing & glyphs(files[family])))
+        if not missing & glyphs(files[best]):
+            BOXES.update(missing)
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # matplotlib's, for each
+            warnings.warn(
+                f"no installed font has the characters {''.join(map(chr, sorted(missing)))}: they are "
+                "drawn as boxes\ninstall a font that has them, for example one of the Noto fonts",
+                stacklevel=3,
+            )
+            break
+        rcParams["font.family"] = [*rcParams["font.family"], best]
+        missing -= glyphs(files[best])
+
+
+@cache
+def glyphs(file: str) -> frozenset[int]:
+    """The characters that matplotlib can draw with a font."""
+    from matplotlib.font_manager import get_font
+
+    try:
+        font = get_font(file)
+        font.set_size(9, 72)  # (fails for fonts of pictures, as for coloured emoji)
+    except (RuntimeError, ValueError, OSError):
+        return frozenset()
+    return frozenset(font.get_charmap())
 
 
 def open_axes(axis: "Axes") -> None:
@@ -79,7 +128,7 @@ def curves(runs: Sequence[str | Path], path: str | Path) -> None:
         series = [(stream, logs[0], stream) for stream in logs[0][0]["train"]]
     else:
         series = [(name, log, "fused") for name, log in zip(names, logs, strict=True)]
-    figure = new_figure(figsize=(10, 3.8))
+    figure = new_figure(names, figsize=(10, 3.8))
     axes = figure.subplots(1, 2)
     draw_curves(axes[0], series, "accuracy", "accuracy, %", scale=100)
     draw_curves(axes[1], series, "loss", "cross entropy")
@@ -134,7 +183,7 @@ def confusion(matrix: ArrayLike, names: Sequence[str], path: str | Path, title: 
     names = [name if len(name) <= 40 else f"{name[:39]}\u2026" for name in names]
     ratio = 100 * matrix / matrix.sum(1, keepdims=True).clip(min=1)
     cells, labels = 0.3 * max(len(names), 8), 0.085 * max(map(len, names))  # inches
-    figure = new_figure(figsize=(cells + labels + 1.5, cells + labels + 0.8))
+    figure = new_figure([*names, title], figsize=(cells + labels + 1.5, cells + labels + 0.8))
     axis = figure.subplots()
     # The square root makes rare confusions visible.
     image = axis.imshow(ratio, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
@@ -156,7 +205,7 @@ def report(record: dict, path: str | Path, title: str = "") -> None:
     """From a record of test.py: accuracy over the fusion weight, and over the observation ratio if the
     record has it (`test.py --early_recognition`)."""
     early = record.get("early_recognition")
-    figure = new_figure(figsize=(9 if early else 5, 3.6))
+    figure = new_figure([title], figsize=(9 if early else 5, 3.6))
     axes = figure.subplots(1, 2 if early else 1, squeeze=False)[0]
     draw_fusion_weight_sweep(axes[0], record)
     if early:
@@ -192,9 +241,8 @@ def draw_early_recognition(axis: "Axes", early: dict, stream: str, color: str, l
 
 def early_recognition(files: Sequence[str | Path], path: str | Path) -> None:
     """Accuracy over the observation ratio, from records of `test.py --early_recognition`."""
-    figure = new_figure(figsize=(6, 3.8))
-    axis = figure.subplots()
-    for file, color in zip(files, COLORS * len(files), strict=False):
+    records = []
+    for file in files:
         try:
             record = json.loads(Path(file).read_text(encoding="utf-8"))
             early = record["early_recognition"]
@@ -204,6 +252,10 @@ def early_recognition(files: Sequence[str | Path], path: str | Path) -> None:
                 "give a ..._test.json of test.py --early_recognition"
             ) from None
         label = " + ".join(Path(name).parent.name for name in record["checkpoint"].split())
+        records.append((early, label))
+    figure = new_figure([record["data"], *(label for _, label in records)], figsize=(6, 3.8))
+    axis = figure.subplots()
+    for (early, label), color in zip(records, COLORS * len(files), strict=False):
         draw_early_recognition(axis, early, "fused", color, label)
     axis.set(ylabel="accuracy, %", title=record["data"])
     axis.legend(frameon=False)
@@ -280,9 +332,10 @@ def skeletons(folder: str | Path, path: str | Path, classes: int = 6, stills: in
     )
     labels = feeder.label.unique()
     labels = labels[np.linspace(0, len(labels) - 1, min(classes, len(labels))).astype(int)]
-    figure = new_figure(figsize=(9, 1.35 * len(labels)))
+    titles = [feeder.classes[int(label)] for label in labels]
+    figure = new_figure(titles, figsize=(9, 1.35 * len(labels)))
     axes = figure.subplots(len(labels), 1, squeeze=False)[:, 0]
-    for axis, label in zip(axes, labels, strict=True):
+    for axis, label, title in zip(axes, labels, titles, strict=True):
         clip = int((feeder.label == label).nonzero()[0, 0])
         data = feeder[clip][0].permute(1, 3, 2, 0).numpy()  # (T, M, V, C)
         step = max(1.3, 1.7 * (data[..., 0].max() - data[..., 0].min()))
@@ -292,7 +345,7 @@ def skeletons(folder: str | Path, path: str | Path, classes: int = 6, stills: in
                     draw_body(axis, body + step * time * np.eye(1, body.shape[1]), feeder.layout)
         axis.set_aspect("equal", anchor="W")
         axis.axis("off")
-        axis.set_title(feeder.classes[int(label)], fontsize=9, loc="left", color=INK, pad=2)
+        axis.set_title(title, fontsize=9, loc="left", color=INK, pad=2)
     save(figure, path)
 
 
@@ -312,7 +365,7 @@ def animate(
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     flat = clips[0][1].shape[1] == 2
-    figure = new_figure(figsize=(7.2, 3.4))
+    figure = new_figure([*classes, *(name for name, *_ in clips)], figsize=(7.2, 3.4))
     grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.15))
     scene = figure.add_subplot(grid[0], projection=None if flat else "3d")
     bars = figure.add_subplot(grid[1])
@@ -384,9 +437,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = "folders of runs (curves), a data folder (skeletons), ..._test.json (early_recognition)"
     parser.add_argument("inputs", nargs="+", help=inputs)
     parser.add_argument("--out", help="output file (default: <picture>.png)")
+    make_console_safe()
     arguments = parser.parse_args(argv)
     out = arguments.out or f"{arguments.picture}.png"
     try:
+        check_output(out, "--out names another file")
         PICTURES[arguments.picture](arguments.inputs, out)
     except (ValueError, OSError) as error:
         raise SystemExit(f"plot.py: {error}") from error

@@ -6,18 +6,24 @@
     SENSOR | python predict.py --live --checkpoint checkpoints/live/best.pt
 
 A FILE is anything that convert_data.py reads, a raw file under any name, or a .npy file of one clip,
-(T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M). --live needs a causal network (train.py
---preset live) and prints a prediction after every frame. Without FILE it reads frames from the standard
-input: one line per frame, V x C numbers for each body (x, y, z of the first joint, of the second, ...);
-an empty line is a frame without a body.
+(T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found. --live
+needs a causal network (train.py --preset live) and prints a prediction after every frame. Without FILE
+it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
+first joint, of the second, ...), with decimal points, separated by spaces, commas or semicolons; nan or
+0 for the coordinates of a joint that was not detected. An empty line is a frame without a body. A line
+that is not such a frame is named and left out.
 """
 
 import argparse
+import contextlib
+import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +32,10 @@ from live import Recognizer
 from skeletons.batch import Tracks
 from skeletons.clip import Clip
 from skeletons.clip_stream import Failure
+from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DATASETS
 from skeletons.layout import Layout
+from skeletons.output import check_output, make_console_safe
 from skeletons.preprocess import Preprocess
 from skeletons.readers import read_clips
 from training import engine
@@ -54,10 +62,10 @@ class Predictor:
         options = contents["preprocessing"]
         self.preprocess = Preprocess(self.layout, self.model.channels, **options).eval()
 
-    def dataset_name(self) -> str:
+    def dataset_name(self) -> str | None:
         """The data set whose formats are expected: the one with these classes."""
         names = (name for name, dataset in DATASETS.items() if dataset.classes == self.classes)
-        return next(names, "ntu")
+        return next(names, None)
 
     def check(self, clip: Clip) -> None:
         """ValueError for a clip of other bodies than the network reads."""
@@ -70,17 +78,21 @@ class Predictor:
             )
 
     def __call__(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Clips (T, C, V, M) -> class probabilities of the fusion (N, classes), as in test.py."""
+        """Clips (T, C, V, M) -> class probabilities of the fusion (N, classes), as in test.py. Frames
+        that show no body do not count, as in a conversion."""
         batches = [clips[i : i + BATCH_SIZE] for i in range(0, len(clips), BATCH_SIZE)]
         none = np.zeros((0, len(self.classes)), np.float32)
         return np.concatenate([none, *map(self._predict_batch, batches)])
 
     @torch.no_grad()
     def _predict_batch(self, clips: Sequence[Clip]) -> np.ndarray:
-        num_frame = torch.tensor([len(clip.data) for clip in clips])
         slots = max(clip.data.shape[3] for clip in clips)
-        absent = [((0, 0),) * 3 + ((0, slots - clip.data.shape[3]),) for clip in clips]
-        frames = [np.pad(clip.data, pad) for clip, pad in zip(clips, absent, strict=True)]
+        frames = []
+        for clip in clips:
+            shown = clip.data[clip.data.any((1, 2, 3))]
+            shown = shown if len(shown) else clip.data[:1]  # no body at all
+            frames.append(np.pad(shown, ((0, 0),) * 3 + ((0, slots - shown.shape[3]),)))
+        num_frame = torch.tensor(list(map(len, frames)))
         tracks = Tracks.from_frames(
             torch.from_numpy(np.concatenate(frames)), num_frame, self.preprocess.bones
         )
@@ -100,8 +112,9 @@ def select_clips(
     """The clips of the files that are wanted, by name or number (None: all). Clips that are invalid or
     missing are added to `failures`."""
     missing = dict.fromkeys(wanted or ())
+    form = ArrayFormat(predictor.layout, predictor.model.channels)
     for path in paths:
-        for number, clip in enumerate(read_clips(path, predictor.dataset_name())):
+        for number, clip in enumerate(read_clips(path, predictor.dataset_name(), form=form)):
             if isinstance(clip, Failure):
                 failures.append(clip)
             elif wanted is None or clip.name in wanted or str(number) in wanted:
@@ -123,29 +136,55 @@ def most_probable(
     return [(classes[i], float(probabilities[i])) for i in order]
 
 
-def parse_frames(lines: Iterable[str], joints: int, channels: int) -> Iterator[np.ndarray]:
-    """Lines of numbers -> frames (M, V, C). ValueError with the number of a line that is not one."""
-    for number, line in enumerate(lines, 1):
+def parse_frame(line: str, joints: int, channels: int) -> np.ndarray:
+    """A line of numbers -> a frame (M, V, C). ValueError for any other line, and for one that is also a
+    frame with decimal commas: whether 0,12 is one number or two cannot be known."""
+
+    def read(text: str) -> np.ndarray | None:
         try:
-            values = np.array(line.replace(",", " ").split(), np.float32)
-            yield values.reshape(-1, joints, channels)
+            values = np.array(text.replace(",", " ").replace(";", " ").split(), np.float32)
+            return values.reshape(-1, joints, channels)
         except ValueError:
-            raise ValueError(
-                f"line {number}: needs {joints} x {channels} numbers for each body"
-            ) from None
+            return None
+
+    with_points = re.sub(r"(\d),(\d+)", r"\1.\2", line)
+    if with_points != line and read(with_points) is not None:
+        raise ValueError("has decimal commas, or commas that can be taken for them: write 0.12 0.34")
+    frame = read(line)
+    if frame is None or (line.strip() and not len(frame)):
+        count = len(re.findall(r"[^\s,;]+", line))
+        raise ValueError(f"has {count} values, needs {joints} x {channels} numbers for each body")
+    return frame
 
 
-def print_stream(recognizer: Recognizer, frames: Iterable[np.ndarray], fps: float = 0.0) -> None:
-    """Print the most probable class after each frame, at most `fps` frames per second (0: no limit)."""
-    started, count = time.perf_counter(), 0
+def print_stream(
+    recognizer: Recognizer,
+    frames: Iterable[Any],
+    fps: float = 0.0,
+    read: Callable[[Any], np.ndarray] = np.asarray,
+) -> int:
+    """Print the most probable class after each frame, at most `fps` frames per second (0: no limit).
+
+    read  called with each of `frames`, gives (V, C) or (M, V, C), or raises ValueError
+    Returns how many frames were left out, each with a message, because they are invalid.
+    """
+    started, count, invalid = time.perf_counter(), 0, 0
     for count, frame in enumerate(frames, 1):
         early = started + count / fps - time.perf_counter() if fps else 0
         time.sleep(max(early, 0))
-        ((name, probability),) = most_probable(recognizer(frame), recognizer.classes, 1)
+        try:
+            probabilities = recognizer(read(frame))
+        except ValueError as error:
+            invalid += 1
+            print(f"predict.py: line {count}: {error}; left out", file=sys.stderr, flush=True)
+            continue
+        ((name, probability),) = most_probable(probabilities, recognizer.classes, 1)
         text = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "no body so far"
         print(f"{count:6d}  {text}", flush=True)
     seconds = time.perf_counter() - started
+    count -= invalid
     print(f"{count} frames, {count / seconds:.0f} per second", file=sys.stderr)
+    return invalid
 
 
 def print_predictions(
@@ -171,6 +210,8 @@ def print_predictions(
 
 def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     """Do what the options say; what cannot be read is added to `failures`."""
+    if arguments.animate:
+        check_output(arguments.animate, "--animate names another file")
     predictor = Predictor(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
     clips = select_clips(arguments.files, arguments.clip, predictor, failures)
     if not arguments.live:
@@ -179,7 +220,11 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     recognizer = Recognizer.load(arguments.checkpoint)
     if not arguments.files:
         model = predictor.model
-        print_stream(recognizer, parse_frames(sys.stdin, model.num_joints, model.channels))
+        read = partial(parse_frame, joints=model.num_joints, channels=model.channels)
+        with contextlib.suppress(AttributeError):  # (replaced by an object that is not a file)
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
+        if invalid := print_stream(recognizer, sys.stdin, read=read):
+            failures.append(Failure("standard input", "", f"lines left out: {invalid}"))
     for clip in clips:
         print(clip.name)
         recognizer.reset()
@@ -219,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="",
         help="cuda or cpu (default: the GPU if there is one); ignored with --live, which uses the CPU",
     )
+    make_console_safe()
     arguments = parser.parse_args(argv)
     if not arguments.files and not arguments.live:
         parser.error("give a FILE, or --live to read frames from the standard input")

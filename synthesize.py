@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skeletons.layout import KINECT_V2
+from skeletons.output import make_console_safe
 
 SETUP = 2  # S002: no clip made here by default bears a name on NTU's list of missing skeletons
 CAMERA_ANGLES = {1: 0.0, 2: 45.0, 3: -45.0}  # degrees around the subjects
@@ -449,6 +450,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="number of takes of each action by each subject "
                              "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    make_console_safe()
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.actions) - set(ACTIONS):
         parser.error(f"no action {', '.join(map(str, sorted(unknown)))}: choose from {list(ACTIONS)}")

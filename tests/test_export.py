@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +13,35 @@ import torch
 from test_model import CAUSAL, GENERAL, SMALL, configs
 
 import export
+import train
+from extensions import ExtensionConfig
 from feeder import Feeder
-from model import SPATIAL, TEMPORAL, TwoStreamRNN
+from model import SPATIAL, TEMPORAL, NetworkConfig, TwoStreamRNN
+from predict import Predictor
+from skeletons.clip import Clip
 from skeletons.layout import KINECT_V2, Layout
 from skeletons.preprocess import REFERENCE_FRAMES, Preprocess
 from skeletons.storage import split_files
 from training.checkpoint import load_checkpoint, save_checkpoint
 
+WHOLE = {"crop_resize": False, "window_size": 0, "normalization": "first-frame"}
 CLASSES = [f"class {i}" for i in range(60)]
 EXTENDED = GENERAL | {"embedding_size": 4, "view_adaptation": 3}
 
 
 def build(layout=KINECT_V2, channels=3, **options):
     torch.manual_seed(0)
-    return TwoStreamRNN(layout, len(CLASSES), *configs(**SMALL | options), channels).eval()
+    model = TwoStreamRNN(layout, len(CLASSES), *configs(**SMALL | options), channels).eval()
+    for parameter in model.parameters():
+        parameter.data *= 3  # initial weights give nearly the same probabilities to all clips
+    return model
 
 
 def save_untrained(path, data, preprocessing=None, **options):
-    """A checkpoint as train.py writes it, with the initial weights of a network."""
+    """A checkpoint as train.py writes it, with the initial weights of a network, but larger."""
     model, (network, extensions) = build(**options), configs(**SMALL | options)
-    preprocess = Preprocess(KINECT_V2, 3, window_size=16, **preprocessing or {}).eval()
+    preprocessing = {"window_size": 16} | (preprocessing or {})
+    preprocess = Preprocess(KINECT_V2, 3, **preprocessing).eval()
     contents = {
         "model": model.state_dict(),
         "model_args": {"network": asdict(network), "extensions": asdict(extensions), "channels": 3},
@@ -40,6 +49,7 @@ def save_untrained(path, data, preprocessing=None, **options):
         "classes": CLASSES,
         "preprocessing": preprocess.options(),
         "config": {"data": str(data)},
+        "epoch": 0,
     }
     save_checkpoint(path, contents)
     return path
@@ -49,6 +59,81 @@ def session_of(model):
     onnxruntime = pytest.importorskip("onnxruntime")
     exported = export.export(model, {})
     return onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+
+
+def padded(clips, before=0, after=0):
+    """Clips (T, C, V, M) of any length -> (N, C, T', V, M), zeros around the shorter ones."""
+    frames = before + max(map(len, clips)) + after
+    batch = np.zeros((len(clips), 3, frames, *clips[0].shape[2:]), np.float32)
+    for row, clip in zip(batch, clips, strict=True):
+        row[:, before : before + len(clip)] = clip.swapaxes(0, 1)
+    return batch
+
+
+@pytest.fixture
+def mixed(clips):
+    """Clips of 1 to 150 frames: a second body that comes late and goes, one in the second slot only,
+    no body for a while."""
+    late, first, gap = clips[3].copy(), clips[0][..., ::-1].copy(), clips[4].copy()
+    late[:20, ..., 1], late[45:, ..., 1] = 0, 0
+    gap[20:25] = 0
+    return [*clips, late, first, gap, clips[3][..., ::-1].copy()]
+
+
+def check_against_predict(checkpoint, clips):
+    """The exported file agrees with predict.py, whatever surrounds a clip in a batch."""
+    predictor = Predictor(checkpoint, "cpu")
+    expected = predictor([Clip("", 0, clip) for clip in clips])
+    assert expected.std(0).max() > 1e-3  # the network distinguishes them
+    session = session_of(export.ExportableModel(predictor.model, predictor.preprocess))
+
+    def run(joints):
+        return session.run(None, {"joints": joints})[0]
+
+    alone = np.concatenate([run(padded([clip])) for clip in clips])
+    for found in (alone, run(padded(clips)), run(padded(clips, 20, 130))):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    single = padded(clips[:3], 7)[..., :1]  # of one body slot, next to a clip without any body
+    both = run(np.concatenate((single, np.zeros_like(single[:1]))))
+    np.testing.assert_allclose(both[:3], expected[:3], atol=1e-5)
+    none = predictor([Clip("", 0, np.zeros_like(clips[0]))])
+    np.testing.assert_allclose(both[3:], none, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", train.PRESETS)
+def test_padding_does_not_change_the_answer(preset, mixed, tmp_path):
+    """For clips shorter and longer than the window, and with frames before the first body."""
+    small = {"hidden_size": 16, "part_hidden_size": 8}
+    if "embedding_size" in train.PRESETS[preset]:
+        small["embedding_size"] = 8
+    options = train.flat(train.make_config(preset, **small))
+    preprocessing = {"window_size": options["window_size"]}
+    if options["causal"]:
+        preprocessing = WHOLE
+    names = {field.name for group in (NetworkConfig, ExtensionConfig) for field in fields(group)}
+    options = {name: value for name, value in options.items() if name in names}
+    checkpoint = save_untrained(tmp_path / "net.pt", "gone", preprocessing, **options)
+    check_against_predict(checkpoint, mixed)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"temporal": "hierarchical", "pooling": "mean", "window_layers": 0, "spatial_window": 3},
+    {"residual": False, "pooling": "last", "person_pooling": "max", "spatial": "traversal"},
+], ids=str)  # fmt: skip
+def test_causal_networks_read_whole_clips(options, mixed, tmp_path):
+    checkpoint = save_untrained(tmp_path / "net.pt", "gone", WHOLE, **CAUSAL | options)
+    check_against_predict(checkpoint, mixed)
+
+
+def test_invalid_coordinates_have_no_probabilities(mixed):
+    """And do not change those of other clips."""
+    session = session_of(export.ExportableModel(build(), Preprocess(KINECT_V2, 3, window_size=12)))
+    joints = padded(mixed[:4])
+    (expected,) = session.run(None, {"joints": joints})
+    joints[0, 1, 3, 2, 0], joints[1, 0, 0, 0, 0], joints[3, 0, 30, 24, 1] = np.nan, -1e6, np.inf
+    (found,) = session.run(None, {"joints": joints})
+    assert np.isnan(found).all(1).tolist() == [True, True, False, True]
+    np.testing.assert_array_equal(found[2], expected[2])
 
 
 @pytest.mark.parametrize("temporal", TEMPORAL)
@@ -115,7 +200,18 @@ def test_nothing_is_written_that_was_not_compared(data, tmp_path, monkeypatch):
     monkeypatch.setattr(export.ExportableModel, "forward", lambda self, x: 0.9 * exact(self, x))
     with pytest.raises(SystemExit, match=r"best.onnx was not written: ONNX and PyTorch differ by more"):
         export.main([str(checkpoint)])
-    assert not (tmp_path / "best.onnx").exists()
+    assert not (tmp_path / "best.onnx").exists() and not (tmp_path / "best.onnx.partial").exists()
+
+
+def test_the_output_is_checked_before_the_work(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    checkpoint = save_untrained(tmp_path / "best.pt", tmp_path / "gone")
+    with monkeypatch.context() as without_work:
+        without_work.setattr(export, "load_checkpoint", None)
+        with pytest.raises(SystemExit, match=r"best.pt/x.onnx cannot be written: .+\n--out names"):
+            export.main([str(checkpoint), "--out", f"{checkpoint}/x.onnx"])
+    export.main([str(checkpoint), "--out", str(tmp_path / "new/x.onnx")])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.onnx"]
 
 
 def test_without_test_clips_it_is_compared_on_random_ones(tmp_path, capsys):
@@ -128,17 +224,15 @@ def test_without_test_clips_it_is_compared_on_random_ones(tmp_path, capsys):
 
 def test_test_clips_are_those_of_the_split(write_split, clips):
     for padded in (False, True):
-        found = dict(export.test_clips(write_split([*clips, clips[0][:0]], padded=padded)))
-        assert list(found) == [0, 1, 2, 3, 4]  # a clip without frames is left out
+        gap = np.concatenate((clips[0], 0 * clips[1], clips[0]))
+        found = dict(export.test_clips(write_split([*clips, clips[0][:0], gap], padded=padded)))
+        assert list(found) == [0, 1, 2, 3, 4]  # clips without frames, or with empty ones, are left out
         for i, clip in found.items():
             np.testing.assert_array_equal(clip[0].swapaxes(0, 1), clips[i])
         assert list(dict(export.test_clips(write_split(clips, padded=padded), limit=2))) == [0, 4]
 
 
 def test_networks_that_cannot_be_exported():
-    preprocess = Preprocess(KINECT_V2, 3, window_size=12)
-    with pytest.raises(ValueError, match=r"a causal network has states.*\nuse live.py"):
-        export.ExportableModel(build(**CAUSAL), preprocess)
     whole = Preprocess(KINECT_V2, 3, crop_resize=False)
     with pytest.raises(ValueError, match="only clips resized to a window"):
         export.ExportableModel(build(), whole)

@@ -9,7 +9,7 @@ from test_model import CAUSAL, SMALL, configs
 import train
 from feeder import Feeder
 from layers import POOLINGS
-from live import Recognizer
+from live import Recognizer, detected_joints
 from model import SPATIAL, TEMPORAL, TwoStreamRNN
 from skeletons.layout import KINECT_V2
 from skeletons.preprocess import Preprocess
@@ -93,9 +93,24 @@ def test_a_joint_that_is_not_detected_keeps_its_position(clips):
     held = frames.copy()
     held[20:28, 3], held[22, 4] = held[19, 3], held[21, 4]
     expected = [recognizer(frame) for frame in held]
-    frames[20:28, 3], frames[22, 4, 0] = np.nan, np.nan
-    recognizer.reset()
-    np.testing.assert_array_equal([recognizer(frame) for frame in frames], expected)
+    for missing in (np.nan, 0):  # as pose estimators write it
+        frames[20:28, 3], frames[22, 4] = missing, missing
+        frames[22, 4, 1:] = held[22, 4, 1:] if missing else 0
+        recognizer.reset()
+        np.testing.assert_array_equal([recognizer(frame) for frame in frames], expected)
+
+
+def test_a_joint_at_the_origin_is_detected(clips):
+    """In coordinates relative to one of the joints, and only there."""
+    frames = clips[0][:9, ..., 0].transpose(0, 2, 1)  # (T, V, C)
+    relative = torch.from_numpy(frames - frames[:, 4:5]).mT
+    assert all(detected_joints(pose, None).all() for pose in relative)
+    relative[:, :, 7] = torch.nan
+    assert all(detected_joints(pose, None).sum() == 24 for pose in relative)
+    missing = torch.from_numpy(frames.copy()).mT
+    missing[:, 2] += 5  # metres from the sensor
+    missing[:, :, 4] = 0
+    assert not any(detected_joints(pose, None)[4] for pose in missing)
 
 
 def test_a_body_exists_from_its_first_complete_frame(clips):
@@ -103,7 +118,8 @@ def test_a_body_exists_from_its_first_complete_frame(clips):
     frame = clips[0][20, ..., 0].T.copy()  # (V, C)
     incomplete = frame.copy()
     incomplete[3] = np.nan
-    for nobody in (incomplete, np.zeros_like(frame), np.full_like(frame, np.nan)):
+    zero = np.nan_to_num(incomplete) + (0, 0, 9) * np.isfinite(incomplete)  # far from the origin
+    for nobody in (incomplete, zero, 0 * frame, np.full_like(frame, np.nan)):
         assert recognizer(nobody).tolist() == pytest.approx([0.2] * 5) and not recognizer.bodies
     first = recognizer(frame)
     assert list(recognizer.bodies) == [0] and first.sum() == pytest.approx(1)
@@ -116,6 +132,22 @@ def test_a_body_exists_from_its_first_complete_frame(clips):
 def test_a_frame_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"a frame of shape .*: needs \(25, 3\), joints and"):
         recognize(build())(np.ones(shape))
+
+
+@pytest.mark.parametrize("number", [1e30, -1e6, np.inf, 1e300])
+def test_a_frame_with_an_invalid_coordinate_is_refused_and_not_read(clips, number):
+    recognizer = recognize(build())
+    frames = clips[0][10:13, ..., 0].transpose(0, 2, 1)  # (T, V, C)
+    expected = [recognizer(frame) for frame in frames]
+    recognizer.reset()
+    invalid = frames[0].astype(np.float64)
+    invalid[3, 1] = number
+    found = []
+    for frame in frames:
+        with np.errstate(over="ignore"), pytest.raises(ValueError, match="invalid coordinate"):
+            recognizer([np.ones_like(frame), invalid])  # in the second body alone
+        found.append(recognizer(frame))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_only_causal_networks_are_live():

@@ -5,6 +5,7 @@ test_benchmarks.py (plot.py).
 """
 
 import csv
+import errno
 import io
 import json
 import pickle
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from helpers import contents
 
 import plot
 import predict
@@ -25,6 +27,7 @@ import test as test_script
 import train
 from skeletons import readers
 from training.checkpoint import load_checkpoint
+from training.run import TEST_OUTPUTS
 
 ROOT = Path(train.__file__).parent
 TINY = [
@@ -214,7 +217,7 @@ def test_test_time_augmentation(trained):
         assert again[stream] == pytest.approx(values, abs=1e-5)
     assert run_test(trained / "best.pt", "--tta", 1)["results"] == whole
     message = failure(test_script.main, trained / "best.pt", "--tta", 0)
-    assert "tta=0: must be at least 1" in message
+    assert "tta=0 is not allowed\ntta must be a whole number from 1" in message
 
 
 def test_the_mean_of_two_networks(trained, second):
@@ -255,6 +258,44 @@ def test_test_clips_alone(trained, workplace):
     path.write_text(json.dumps(meta))
     message = failure(test_script.main, trained / "best.pt", "--data", "sent")
     assert "meta.json does not belong to the arrays next to it\nconvert the data again" in message
+
+
+def test_outputs_elsewhere(trained, workplace, monkeypatch, capsys):
+    """Next to a checkpoint that may only be read, nothing is computed before --out is asked for."""
+    before = contents(trained)
+    test_script.main([str(trained / "best.pt"), "--device", "cpu", "--out", "new/out"])
+    names = {path.name for path in Path("new/out").iterdir()}
+    endings = [TEST_OUTPUTS[content] for content in ("record", "predictions", "scores")]
+    assert names == {f"{trained.name}-best{ending}" for ending in endings}
+    assert contents(trained) == before
+    (workplace / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(test_script, "run_tests", None)  # is not called
+        message = failure(test_script.main, trained / "best.pt", "--out", "file")
+        assert re.match(r"test\.py: file.*_test\.json cannot be written: .+\n--out names", message)
+
+    # A disk that is full when the last file is written: the earlier files stay.
+    run_test(trained / "best.pt")
+    before = contents(trained)
+    capsys.readouterr()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    message = failure(test_script.main, trained / "best.pt", "--tta", "2", "--device", "cpu")
+    assert "results, printed above, cannot be written: No space left on device\nmake room" in message
+    assert "fused " in capsys.readouterr().out and contents(trained) == before
+
+
+def test_it_is_one_process(trained, monkeypatch):
+    environment = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run_test(trained / "best.pt")  # left over in the environment
+    monkeypatch.setenv("MASTER_PORT", "1")
+    message = failure(test_script.main, trained / "best.pt", "--local-rank=1")
+    assert message.endswith("not under torchrun\nuse: python test.py")
 
 
 def test_a_checkpoint_and_data_that_do_not_fit(trained, second, workplace, tmp_path):
@@ -367,10 +408,30 @@ def test_predict_from_arrays(predictor, workplace, raw):
     assert found.name == "padded 1" and "no body in any frame" in failures[0].reason
     other = replace(clip, label=99)  # of a data set with more classes
     np.testing.assert_allclose(predictor([other]), expected, atol=1e-6)
+    # Frames without a body do not count, in a file or not.
+    gap = np.insert(clip.data, [0, 0, 5, 5, 5], 0, axis=0)
+    np.testing.assert_allclose(predictor([replace(clip, data=gap)]), expected, atol=1e-6)
     # Next to a clip of one body, and of one body slot.
     alone = replace(clip, data=clip.data[..., :1])
     together, single = predictor([alone, clip]), predictor([alone])
     np.testing.assert_allclose(together, np.concatenate([single, expected]), atol=1e-6)
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ", ", ";", "\t"])
+def test_a_line_of_numbers(separator):
+    numbers = np.arange(150).reshape(2, 25, 3) - 60.5
+    line = separator.join(map(str, numbers.flatten()))
+    np.testing.assert_array_equal(predict.parse_frame(line + "\r\n", 25, 3), numbers)
+
+
+def test_commas_that_may_be_decimal():
+    """Read where only one reading gives a frame."""
+    pairs = " ".join(f"{x},{-x}" for x in range(25))
+    assert predict.parse_frame(pairs, 25, 2)[0, 7].tolist() == [7, -7]
+    assert predict.parse_frame(",".join(["5"] * 75), 25, 3).shape == (1, 25, 3)
+    for ambiguous in (",".join(["5"] * 150), " ".join(["-0,5"] * 75), " ".join(["0"] + ["0,5"] * 74)):
+        with pytest.raises(ValueError, match="decimal commas"):
+            predict.parse_frame(ambiguous, 25, 3)
 
 
 def test_predict_names_what_it_cannot_read(trained, workplace, raw, capsys):
@@ -389,7 +450,7 @@ def test_predict_names_what_it_cannot_read(trained, workplace, raw, capsys):
     assert out.startswith(f"{NAME} (")  # the others are predicted
     assert re.search(r"cut\.skeleton: line 40: .+", error)
     assert "gone.skeleton: there is no such file" in error
-    assert "kinect1.npy: kinect1: 20 joints with 3 coordinates each; the network" in error
+    assert re.search(r"kinect1\.npy: .*20 joints with 3 coordinates each; .*25 with 3", error)
     assert "gone.pt is missing" in fails(good, checkpoint="gone.pt")[1]
     assert "no clip called no" in fails(good, "--clip", "no")[1]
     assert "give a FILE" in fails()[1]
@@ -414,7 +475,21 @@ def test_predict_a_stream(trained, workplace, raw, capsys, monkeypatch):
     assert replayed[1:] == piped and len(piped) == len(text) > 20
     assert lines(file)[1].split() == piped[-1].split()[1:]  # as for the whole clip
     assert lines("--live", stdin="\n\n") == ["     1  no body so far", "     2  no body so far"]
-    with pytest.raises(SystemExit, match="line 2: needs 25 x 3 numbers for each body"):
-        lines("--live", stdin="\n1 2 3\n")
+    # A line that is not a frame is named and left out; the others are read as without it.
+    row = text[10].split()
+    invalid = {
+        "needs 25 x 3 numbers for each body": ("1 2 3", "x y z", " ".join(row[:-1]), ",,", "None"),
+        "invalid coordinate": (" ".join(["1e30", *row[1:]]), " ".join(["inf", *row[1:]])),
+        "decimal commas": (text[10].replace(".", ","), ";".join(row).replace(".", ",")),
+    }
+    for reason, wrong in invalid.items():
+        with pytest.raises(SystemExit):
+            lines("--live", stdin="\n".join([text[0], *wrong, *text[1:]]))
+        printed = capsys.readouterr()
+        found = [line.split()[1:] for line in printed.out.splitlines()]
+        assert found == [line.split()[1:] for line in piped]
+        for number, line in enumerate(wrong, 2):
+            assert re.search(rf"line {number}: .*{reason}.*; left out", printed.err), line
+        assert f"standard input: lines left out: {len(wrong)}" in printed.err
     message = failure(predict.main, "--live", "--checkpoint", trained / "best.pt")
     assert "causal" in message
