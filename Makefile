@@ -1,6 +1,8 @@
 # Two commands on a machine with only Python 3.10+ and make:
 #   make demo    synthetic data -> convert -> train -> test -> pictures
 #   make test    linter and tests
+# And on a machine with a GPU:
+#   make gpu     tests and measurements that need one
 # README.md has the commands for people without make.
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ endif
 RUN := $(BIN)/python
 DEMO_RUN := checkpoints/demo
 
-.PHONY: demo test lint figures clean
+.PHONY: demo test gpu lint figures clean
 
 demo: .venv/running
 	rm -rf demo
@@ -25,6 +27,9 @@ demo: .venv/running
 
 test: lint
 	$(RUN) -m pytest
+
+gpu: .venv/testing
+	$(RUN) benchmarks/gpu.py
 
 lint: .venv/testing
 	$(BIN)/ruff check .

@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from layers import Dropout, LSTMEncoder, Pooling, State, check_choice, run_on_cuda_streams
+from layers import Dropout, LSTMEncoder, Pooling, State, check_choice
 from skeletons.batch import visible_frames
 from skeletons.layout import Layout
-from skeletons.transforms import affine, rotation
+from skeletons.transforms import rotation
 
 Modality = Literal["joint", "motion", "bone", "distance"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
@@ -68,7 +68,7 @@ class JointFeatures(nn.Module):
         # The root has no parent; it counts as its own, so its bone is zero.
         parents = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
         self.register_buffer("parents", torch.tensor(parents), persistent=False)
-        self.norm = nn.BatchNorm1d(self.output_size * num_joints) if extensions.input_norm else None
+        self.norm = VisibleBatchNorm(self.output_size * num_joints) if extensions.input_norm else None
 
     def forward(self, joints: Tensor) -> Tensor:
         """Joints (B, C, T, V) -> features (B, output_size, T, V)."""
@@ -84,8 +84,49 @@ class JointFeatures(nn.Module):
         features = torch.cat(modalities, 1)
         if self.norm:
             per_joint = features.transpose(2, 3)  # (B, output_size, V, T)
-            features = self.norm(per_joint.flatten(1, 2)).view(per_joint.shape).transpose(2, 3)
+            normalised = self.norm(per_joint.flatten(1, 2), visible_frames(joints))
+            features = normalised.view(per_joint.shape).transpose(2, 3)
         return features
+
+
+class VisibleBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation with the statistics of the frames in which bodies are visible, over all
+    processes that train together. The zeros of the other frames would pull them towards zero."""
+
+    def forward(self, features: Tensor, visible: Tensor) -> Tensor:
+        """Features (B, F, T), visible frames bool (B, T) -> normalised features (B, F, T)."""
+        if not self.training:
+            return super().forward(features)
+        weight = visible[:, None].to(features.dtype)  # (B, 1, T)
+        count = SumOverProcesses.apply(weight.sum().expand(self.num_features))
+        mean = SumOverProcesses.apply((features * weight).sum((0, 2))) / count.clamp(min=1)
+        centred = features - mean[:, None]
+        squares = SumOverProcesses.apply((centred.square() * weight).sum((0, 2)))
+        with torch.no_grad():
+            momentum = self.momentum * (count > 0)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(squares / (count - 1).clamp(min=1), momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (squares / count.clamp(min=1) + self.eps).rsqrt()
+        return centred * scale[:, None] + self.bias[:, None]
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over the processes that train together, with gradients."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        """(any shape) -> the same shape."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return values
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        """The gradient of every process's result counts."""
+        return SumOverProcesses.forward(None, gradient)
 
 
 def motion(joints: Tensor) -> Tensor:
@@ -100,8 +141,10 @@ def joint_distances(joints: Tensor) -> Tensor:
     """Joints (B, C, T, V) -> distances of each joint to all joints of its frame (B, V, T, V). They have
     no gradient, since the rotation of ViewAdaptation does not change them."""
     frames = joints.detach().permute(0, 2, 3, 1)  # (B, T, V, C)
-    # (cdist's faster mode, by matrix multiplication, is exact to 0.001 only.)
-    distances = torch.cdist(frames, frames, compute_mode="donot_use_mm_for_euclid_dist")
+    if frames.is_cuda:  # (where cdist takes 40 times as long: a block of threads for each distance)
+        distances = torch.linalg.vector_norm(frames[:, :, :, None] - frames[:, :, None], dim=-1)
+    else:  # (cdist's faster mode, by matrix multiplication, is exact to 0.001 only.)
+        distances = torch.cdist(frames, frames, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.transpose(1, 2)
 
 
@@ -124,8 +167,11 @@ class ViewAdaptation(nn.Module):
         """Joints (B, C, T, V) -> the same, rotated."""
         channels = joints.shape[1]
         angles = self.angles(self.encoder(joints.transpose(1, 2).flatten(2))).float()  # (B, 3 or 1)
-        matrix = rotation(nn.functional.pad(angles, (3 - angles.shape[1], 0)))  # (B, 3, 3)
-        return affine(joints, matrix[:, :channels, :channels])
+        matrix = rotation(nn.functional.pad(angles, (3 - angles.shape[1], 0))).float()  # (B, 3, 3)
+        # In mixed precision, a matrix product would round the joints, and motion, the difference of two
+        # frames, would be off by several percent.
+        columns = matrix[:, :channels, :channels, None, None].unbind(2)
+        return sum(c * joints[:, i, None] for i, c in enumerate(columns))
 
 
 class JointEmbedding(nn.Module):
@@ -236,11 +282,9 @@ def encode_causally(
     """Joints (B, C, T, V) -> features from each stream after the last frame with the body, (B, F) each.
     Frames without the body are skipped, as in live use."""
     joints, last = visible_frames_first(joints)
-    # (Computed for each stream again, as BatchNorm updates its running statistics in each call, and the
-    # preset `live` was trained and tested in this way.)
-    calls = [partial(stream.step, joint_features(joints)) for stream in streams]
+    features = joint_features(joints)
     bodies = torch.arange(len(last), device=last.device)
-    return [features[bodies, last] for features in run_on_cuda_streams(calls)]
+    return [stream.step(features)[bodies, last] for stream in streams]
 
 
 def visible_frames_first(joints: Tensor) -> tuple[Tensor, Tensor]:

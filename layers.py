@@ -1,10 +1,9 @@
-"""Building blocks of the networks: LSTM encoder, pooling over steps and bodies, dropout, CUDA streams.
+"""Building blocks of the networks: LSTM encoder, pooling over steps and bodies, dropout.
 
 Letters as in model.py: N clips, M slots for bodies, B bodies, S steps of a sequence, F features.
 """
 
-from collections.abc import Iterable, Sequence
-from functools import cache, partial
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import torch
@@ -148,32 +147,6 @@ class Dropout(nn.Module):
         dropped = min(max(round(256 * self.p), 1), 255)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
-
-
-def run_on_cuda_streams(calls: Sequence[partial]) -> list[Tensor]:
-    """Call functions that do not depend on each other, each a functools.partial whose first argument is
-    a tensor -> their results. A GPU runs them at once, as one small LSTM leaves most of it idle."""
-    device = calls[0].args[0].device
-    # Processes that train together sum their gradients in one CUDA stream.
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if device.type != "cuda" or distributed:
-        return [call() for call in calls]
-    current, results = torch.cuda.current_stream(device), []
-    streams = _cuda_streams(len(calls), device)
-    for call, stream in zip(calls, streams, strict=True):
-        stream.wait_stream(current)
-        call.args[0].record_stream(stream)
-        with torch.cuda.stream(stream):
-            results.append(call())
-    for result, stream in zip(results, streams, strict=True):
-        current.wait_stream(stream)
-        result.record_stream(current)
-    return results
-
-
-@cache
-def _cuda_streams(count: int, device: torch.device) -> list[torch.cuda.Stream]:
-    return [torch.cuda.Stream(device) for _ in range(count)]
 
 
 def check_choice(option: str, value: object, choices: Iterable[str]) -> None:

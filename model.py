@@ -48,7 +48,6 @@ from layers import (
     State,
     check_choice,
     pool_persons,
-    run_on_cuda_streams,
 )
 from skeletons.batch import BodyBatch
 from skeletons.layout import Layout
@@ -153,7 +152,7 @@ class TwoStreamRNN(nn.Module):
         if self.causal:
             return encode_causally(streams, self.joint_features, joints)
         features = self.joint_features(self.view_adaptation(joints))
-        return run_on_cuda_streams([partial(stream, features) for stream in streams])
+        return [stream(features) for stream in streams]
 
     def classify(self, features: list[Tensor], bodies: BodyBatch) -> Logits:
         """Features of all bodies from both streams, (B, F) each -> Logits of the clips."""
@@ -231,11 +230,11 @@ class TemporalRNN(nn.Module):
             return frames.flatten(2)  # (B, T, V * C)
         parts = frames.index_select(2, self.part_order).split(self.part_sizes, 2)
         states = part_states or [{} for _ in parts]
-        calls = [
-            partial(rnn.hidden_states, joints.flatten(2), state)  # (B, T, V * C) of a part
+        outputs = [
+            rnn.hidden_states(joints.flatten(2), state)  # (B, T, V * C) of a part -> (B, T, F)
             for rnn, joints, state in zip(self.parts, parts, states, strict=True)
         ]
-        return self.dropout(torch.cat(run_on_cuda_streams(calls), 2))  # (B, T, F of all parts)
+        return self.dropout(torch.cat(outputs, 2))  # (B, T, F of all parts)
 
 
 class SpatialRNN(nn.Module):

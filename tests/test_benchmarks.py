@@ -5,16 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
+import gpu
 import matplotlib.image
 import numpy as np
 import PIL.Image
 import pytest
 import studies
 import tables
+import torch
 
 import plot
 import test as test_command
@@ -90,9 +93,29 @@ def test_confusion_matrix(tmp_path):
     names = [f"class {i}" for i in range(40)]
     plot.confusion(matrix, names, tmp_path / "some.png")
     plot.confusion(matrix + np.eye(40), names, tmp_path / "all.png", "title")
+    names[0] = "lift $\\frac$ of it"  # no formula
+    plot.confusion(matrix + np.eye(40), names, tmp_path / "all.png")
     some, all_classes = (matplotlib.image.imread(tmp_path / n).shape for n in ("some.png", "all.png"))
     assert some[0] < all_classes[0]
     assert_picture(tmp_path / "some.png")
+
+
+def test_names_in_other_scripts(tmp_path, monkeypatch):
+    """Are drawn in a font that has them; characters that no font has are named once."""
+    with matplotlib.rc_context({"font.family": ["cmr10"]}):
+        plot.choose_fonts(["\u05d0", "a"])
+        assert len(matplotlib.rcParams["font.family"]) == 2
+        figure = plot.new_figure()
+        figure.text(0.5, 0.5, "\u05d0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib warns of characters that a font lacks
+            plot.save(figure, tmp_path / "text.png")
+        monkeypatch.setattr(plot, "glyphs", lambda file: frozenset(map(ord, "ab")))
+        matplotlib.rcParams["axes.formatter.use_mathtext"] = True  # (as this font wants it)
+        with pytest.warns(UserWarning, match="the characters \u8d70: .*boxes\ninstall") as warned:
+            plot.confusion(np.eye(2), ["\u8d70a", "b"], tmp_path / "all.png")
+            plot.confusion(np.eye(2), ["\u8d70a", "b"], tmp_path / "all.png")
+        assert len(warned) == 1
 
 
 def test_skeletons(data, tmp_path):
@@ -312,7 +335,9 @@ def test_a_run_that_fails(tmp_path, monkeypatch, capsys):
 # --- Other benchmarks -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["convert", "fuzz", "ntu", "speed", "streaming", "studies", "tables"])
+@pytest.mark.parametrize(
+    "name", ["convert", "fuzz", "gpu", "ntu", "speed", "streaming", "studies", "tables"]
+)
 def test_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         __import__(name).main(["--help"])
@@ -329,3 +354,30 @@ def test_hundreds_of_corrupt_files(tmp_path):
     assert not done.returncode, done.stderr
     record = json.loads((tmp_path / "fuzz.json").read_text())
     assert record["files"] == 400 and record["largest_process_mib"] < 500
+
+
+def test_gpu_on_a_cpu(tmp_path, monkeypatch):
+    """All parts but the tests; after one that fails, the others follow."""
+
+    def broken(_):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu.Measurements, "agreement", broken)
+    arguments = ["--device", "cpu", "--tiny", "--clips", "10", "--skip", "tests", "--out"]
+    with pytest.raises(SystemExit, match="these parts failed: agreement"):
+        gpu.main([*arguments, str(tmp_path / "gpu.json")])
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert "no kernel image" in record["agreement"]["error"]
+    combinations = [f"{p} {t} {s}" for p in ("full", "paper") for t in TEMPORAL for s in SPATIAL]
+    assert all(record["epochs"][name]["steps"] == 2 for name in combinations)
+    assert record["inference"]["full"]["clips_per_second"] > 0
+    assert record["profile"]["paper, CUDA graphs"]["kernels"] == 0  # none on a CPU
+    monkeypatch.undo()
+    measurements = gpu.Measurements(torch.device("cpu"), 16, gpu.TINY, 1)
+    assert max(measurements.agreement()["live"].values()) < 0.05
+
+
+def test_gpu_reports_failing_tests(monkeypatch):
+    monkeypatch.setattr(gpu, "TESTS", "tests/no_such_file.py")
+    with pytest.raises(AssertionError, match="no_such_file"):
+        gpu.run_tests()

@@ -4,16 +4,14 @@ import math
 
 import pytest
 import torch
-from train_helpers import STILL, changed, load, log_of, tiny_config
+from train_helpers import changed, log_of, tiny_config
 
 import train
-from extensions import ExtensionConfig
 from feeder import Feeder
 from model import Logits, NetworkConfig, TwoStreamRNN
 from skeletons.layout import LAYOUTS
 from skeletons.storage import split_files
 from training import engine
-from training.checkpoint import build_model
 from training.loader import make_loader
 
 
@@ -31,16 +29,12 @@ def tiny(data):
     return feeder, TwoStreamRNN(feeder.layout, len(feeder.classes), network)
 
 
-def test_metrics_by_hand():
-    class Halves:
-        @staticmethod
-        def posterior(logits):
-            return (logits.temporal.softmax(1) + logits.spatial.softmax(1)) / 2
-
-    metrics = engine.Metrics(Halves, "cpu")
+def test_metrics_by_hand(tiny):
+    network = tiny[1]  # of equal fusion weights
+    metrics = engine.Metrics()
     sure, even = torch.tensor([[50.0, 0, 0]]), torch.zeros(1, 3)
-    metrics.add(Logits(sure, even), torch.tensor([0]))
-    metrics.add(Logits(sure, sure), torch.tensor([2]))
+    metrics.add(engine.posteriors(network, Logits(sure, even)), torch.tensor([0]))
+    metrics.add(engine.posteriors(network, Logits(sure, sure)), torch.tensor([2]))
     results = metrics.results()
     assert results["temporal"]["accuracy"] == 0.5
     assert results["spatial"]["loss"] == pytest.approx((math.log(3) - math.log(1e-12)) / 2, rel=1e-4)
@@ -49,9 +43,9 @@ def test_metrics_by_hand():
 
 def test_top5_of_seven_classes():
     posterior = torch.linspace(1, 0.4, 7).expand(1, 3, 7) / 4.9
-    metrics = engine.Metrics(None, "cpu")
+    metrics = engine.Metrics()
     for label in range(7):
-        metrics.add_posterior(posterior, torch.tensor([label]))
+        metrics.add(posterior, torch.tensor([label]))
     for values in metrics.results().values():
         assert (values["accuracy"], values["top5"]) == (pytest.approx(1 / 7), pytest.approx(5 / 7))
 
@@ -90,7 +84,9 @@ def one_epoch(tiny, batch_size, **options):
     feeder, model = tiny
     optimizer = Recorder(model)
     batches = make_loader(feeder, range(len(feeder)), batch_size)
-    return engine.train_epoch(model, batches, optimizer, "cpu", **options), optimizer.gradients
+    title = options.pop("title", "")
+    step = engine.TrainingStep(model, optimizer, "cpu", **options)
+    return engine.train_epoch(step, batches, title=title), optimizer.gradients
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.4])
@@ -129,12 +125,15 @@ def test_an_epoch_stops_after_the_step_in_progress(tiny):
         optimizer, answers = Recorder(model), [False] * (asked - 1) + [True]
         with pytest.raises(engine.Interrupted):
             batches = make_loader(feeder, range(24), 5)
-            engine.train_epoch(model, batches, optimizer, "cpu", stop=lambda a=answers: a.pop(0))
+            step = engine.TrainingStep(model, optimizer, "cpu")
+            engine.train_epoch(step, batches, stop=lambda a=answers: a.pop(0))
         assert len(optimizer.gradients) == asked
     # After the last step there is nothing to stop.
     optimizer, answers = Recorder(model), [False] * 4
     batches = make_loader(feeder, range(24), 5)
-    engine.train_epoch(model, batches, optimizer, "cpu", stop=lambda: answers.pop(0))
+    engine.train_epoch(
+        engine.TrainingStep(model, optimizer, "cpu"), batches, stop=lambda: answers.pop(0)
+    )
     assert not answers and len(optimizer.gradients) == 5
 
 
@@ -151,26 +150,30 @@ def test_weights_that_the_last_step_makes_infinite_are_noticed(tiny):
     batches = make_loader(feeder, range(len(feeder)), 100)
     optimizer = torch.optim.SGD(model.parameters(), lr=math.inf)
     with pytest.raises(FloatingPointError, match="weights are not finite in step 1 of 1"):
-        engine.train_epoch(model, batches, optimizer, "cpu")
+        engine.train_epoch(engine.TrainingStep(model, optimizer, "cpu"), batches)
 
 
 # --- Precisions and devices ---------------------------------------------------------------------------
 
 
-def test_bfloat16_where_there_is_none(config, monkeypatch):
-    def without_bfloat16(*_):
-        raise RuntimeError("could not create a primitive descriptor")
+def test_mixed_precision_where_there_is_no_bfloat16(config, monkeypatch):
+    forward = torch.nn.LSTM.forward
+
+    def without_bfloat16(*inputs):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor")
+        return forward(*inputs)
 
     monkeypatch.setattr(torch.nn.LSTM, "forward", without_bfloat16)
-    with pytest.raises(ValueError, match="cannot compute in bfloat16\nuse --precision float32"):
-        train.main(changed(config, precision="bfloat16"))
+    with pytest.raises(ValueError, match="cannot compute in mixed\nuse --precision float32"):
+        train.main(changed(config, precision="mixed"))
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "AVX2", reason="no LSTM in bfloat16")
-def test_bfloat16_gives_nearly_the_same_loss(config):
+def test_mixed_precision_gives_nearly_the_same_loss(config):
     config = changed(config, epochs=1, hidden_size=32, dropout=0.0)
     whole = log_of(train.main(config))[0]
-    half = log_of(train.main(changed(config, name="half", precision="bfloat16")))[0]
+    half = log_of(train.main(changed(config, name="half", precision="mixed")))[0]
     for clips in ("train", "validation"):
         for stream in engine.STREAMS:
             assert half[clips][stream]["loss"] == pytest.approx(whole[clips][stream]["loss"], rel=0.01)
@@ -219,57 +222,3 @@ def test_flops_need_clips_that_the_network_can_read():
     with pytest.raises(ValueError, match="shorter than the spatial window"):
         engine.count_flops(model, 99)
     assert torch.backends.mkldnn.enabled
-
-
-# --- GPU ----------------------------------------------------------------------------------------------
-
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@GPU
-@pytest.mark.parametrize("precision", engine.PRECISIONS)
-def test_nothing_in_an_epoch_waits_for_the_gpu(data, precision):
-    device = torch.device("cuda")
-    feeder = Feeder(*split_files(data / "xview", "train"), window_size=16)
-    network = NetworkConfig(hidden_size=16, part_hidden_size=8, spatial_window=16)
-    model = TwoStreamRNN(feeder.layout, len(feeder.classes), network, ExtensionConfig()).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    batches = make_loader(feeder.to(device), range(20), 4, torch.Generator().manual_seed(0))
-
-    def run():
-        steps = iter(range(10))
-
-        def stop():
-            if next(steps) == 3:
-                torch.cuda.set_sync_debug_mode(0)
-                return True
-            return False
-
-        with pytest.raises(engine.Interrupted):
-            engine.train_epoch(model, batches, optimizer, device, precision=precision, stop=stop)
-
-    run()  # what is done once may wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        run()
-    finally:
-        torch.cuda.set_sync_debug_mode(0)
-
-
-@GPU
-@pytest.mark.parametrize("precision", engine.PRECISIONS)
-def test_a_gpu_learns_the_same(config, precision):
-    """Without anything random, the losses agree with the CPU's."""
-    config = changed(config, **STILL)
-    on_cpu = log_of(train.main(config))
-    gpu = changed(config, name="gpu", device="cuda", precision=precision)
-    for one, two in zip(on_cpu, log_of(train.main(gpu)), strict=True):
-        for stream in engine.STREAMS:
-            assert two["train"][stream]["loss"] == pytest.approx(one["train"][stream]["loss"], rel=0.02)
-
-
-@GPU
-def test_a_checkpoint_of_a_gpu_is_read_on_a_cpu(config):
-    checkpoint = load(train.main(changed(config, epochs=1, device="cuda")))
-    assert {weights.device.type for weights in checkpoint["model"].values()} == {"cpu"}
-    assert not any(parameter.is_cuda for parameter in build_model(checkpoint).parameters())

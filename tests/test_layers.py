@@ -40,6 +40,23 @@ def test_input_norm_normalises_each_feature_of_each_joint():
     torch.testing.assert_close(std, expected, atol=1e-4, rtol=0)
 
 
+def test_frames_without_the_body_do_not_count_in_input_norm():
+    """They change neither what the others become nor the running statistics."""
+    joint_features = build(modalities=("joint",), input_norm=True).joint_features.train()
+    joints = 5 + 3 * torch.randn(4, 3, 20, 25)
+    expected = joint_features(joints)
+    running = {name: values.clone() for name, values in joint_features.norm.named_buffers()}
+    joint_features.norm.reset_running_stats()
+    padded = nn.functional.pad(joints, (0, 0, 0, 9, 0, 0, 0, 2))  # two absent bodies, nine empty frames
+    torch.testing.assert_close(joint_features(padded)[:4, :, :20], expected)
+    for name, values in joint_features.norm.named_buffers():
+        torch.testing.assert_close(values, running[name])
+    reference = nn.BatchNorm1d(75).train()
+    reference(joints.transpose(2, 3).flatten(1, 2))
+    torch.testing.assert_close(joint_features.norm.running_var, reference.running_var)
+    torch.testing.assert_close(joint_features.norm.running_mean, reference.running_mean)
+
+
 @pytest.mark.parametrize("channels", [2, 3])
 def test_view_adaptation_rotates_a_body_as_a_whole(channels):
     """At first hardly at all. It never changes a distance."""
@@ -72,6 +89,13 @@ def test_residual_layers_add_to_their_input():
     for lstm, norm in zip(encoder.layers, encoder.norms, strict=False):
         expected = expected + lstm(norm(expected))[0]
     torch.testing.assert_close(encoder.hidden_states(sequence), encoder.norms[-1](expected))
+
+
+def test_dropout_is_of_what_a_residual_layer_adds():
+    encoder = build(residual=True, num_layers=3, dropout=1.0).temporal.whole_body.train()
+    sequence = torch.randn(2, 5, encoder.input_proj.in_features)
+    expected = encoder.norms[-1](encoder.input_proj(sequence))
+    assert torch.equal(encoder.hidden_states(sequence), expected)
 
 
 def test_input_dropout_is_of_the_temporal_stream():

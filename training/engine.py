@@ -22,7 +22,7 @@ from training.loader import BatchLoader, shard
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 STREAMS = ("temporal", "spatial", "fused")
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "mixed"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 StreamMetrics = dict[str, dict[str, float]]  # {stream: {"accuracy", "top5", "loss"}}
 
@@ -38,26 +38,47 @@ def resolve_device(name: str = "") -> torch.device:
         device = torch.zeros(1, device=name).device
         torch.zeros(1, device=device).item()  # ("meta" holds no numbers)
         return device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:  # whatever a driver or a build of torch raises
         reason = str(error).splitlines()[0]
         raise ValueError(f"device '{name}' cannot be used here: {reason}\ntry --device cpu") from error
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """ValueError for a precision that is unknown, or that the device does not support."""
+    check_choice("precision", precision, PRECISIONS)
+    if precision not in precisions(device):
+        raise ValueError(f"this {device.type} cannot compute in {precision}\nuse --precision float32")
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
     """The PRECISIONS in which a device can run LSTMs; some CPUs cannot do so in bfloat16."""
     try:
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast("mixed", device):
             torch.nn.LSTM(1, 1, device=device)(torch.zeros(1, 1, 1, device=device))
     except RuntimeError:
         return ("float32",)
     return PRECISIONS
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """ValueError for a precision that is unknown, or that the device does not support."""
-    check_choice("precision", precision, PRECISIONS)
-    if precision != "float32" and precision not in precisions(device):
-        raise ValueError(f"this {device.type} cannot compute in {precision}\nuse --precision float32")
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Context in which a network computes. In mixed precision, matrix products and LSTMs use float16 on
+    a GPU (cuDNN has no LSTM in bfloat16 under autocast), bfloat16 on a CPU."""
+    dtype = torch.bfloat16 if device.type == "cpu" else torch.float16
+    return torch.autocast(device.type, dtype, enabled=precision == "mixed")
+
+
+def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Scales the loss in mixed precision on a GPU, so that small gradients are not lost in float16. A
+    step whose gradients overflow changes no weight; the next ones have a smaller scale."""
+    return torch.amp.GradScaler("cuda", enabled=device.type == "cuda" and precision == "mixed")
+
+
+def use_deterministic_algorithms(deterministic: bool) -> None:
+    """Make all later results on a GPU the same in each run (a CPU's always are), or as fast as
+    possible. To be called before the GPU is used for the first time."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def device_name(device: torch.device | str) -> str:
@@ -75,63 +96,146 @@ class Interrupted(Exception):
     """Training was asked to stop."""
 
 
+class TrainingStep:
+    """Forward pass, gradients and weight update for one batch after the other.
+
+    model            TwoStreamRNN, or DistributedDataParallel of one
+    precision        as in `autocast`
+    scaler           as of `make_scaler`
+    label_smoothing  probability mass spread evenly over all classes
+    max_grad_norm    gradient clipping: largest norm; 0: off
+    cuda_graphs      on a GPU, record the thousands of small kernels of a step once for each shape of a
+                     batch, and replay them together (CUDA graphs); the numbers are the same
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device | str,
+        *,
+        precision: str = "float32",
+        scaler: torch.amp.GradScaler | None = None,
+        label_smoothing: float = 0.0,
+        max_grad_norm: float = 0.0,
+        cuda_graphs: bool = True,
+    ) -> None:
+        self.model, self.optimizer, self.device = model, optimizer, torch.device(device)
+        self.network: TwoStreamRNN = getattr(model, "module", model)
+        self.precision, self.label_smoothing = precision, label_smoothing
+        self.max_grad_norm = max_grad_norm
+        self.scaler = scaler or make_scaler(precision, self.device)
+        self.graphs = None
+        if cuda_graphs and self.device.type == "cuda" and get_world_size() == 1:
+            self.graphs = CudaGraphs(self.forward_backward)
+
+    def __call__(self, data: BodyBatch, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Train on a batch of `size` clips over all processes, of which `data` and `label` are this
+        process's share; returns the loss () and the posteriors (N, 3, classes)."""
+        forward_backward = self.graphs or self.forward_backward
+        loss, posterior = forward_backward(data, label, size)
+        self.scaler.unscale_(self.optimizer)
+        if self.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss, posterior
+
+    def forward_backward(self, data: BodyBatch, label: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The gradients of a batch, and what `__call__` returns."""
+        with autocast(self.precision, self.device):
+            logits = self.model(data)
+        count = shard_size(size)
+        logits, label = Logits(*(stream[:count].float() for stream in logits)), label[:count]
+        # The mean over the clips of all processes, whose gradients are averaged.
+        loss = training_loss(logits, label, self.label_smoothing) * (get_world_size() / size)
+        # (In place, since CUDA graphs write to the same memory again.)
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
+        self.scaler.scale(loss).backward()
+        return loss.detach(), posteriors(self.network, logits)
+
+
+class CudaGraphs:
+    """Calls of a function of a batch, recorded as CUDA graphs: the first call with a shape runs as it
+    is, the second one is recorded, and this and all later ones are replayed.
+
+    Batches have different numbers of bodies. They are filled up to a multiple of 32 by absent ones,
+    which change nothing, so that few graphs are needed. The graphs share their memory: what a call
+    returns is valid until the next call.
+    """
+
+    BODIES = 32
+
+    def __init__(self, function: Callable[[BodyBatch, Tensor, int], tuple[Tensor, ...]]) -> None:
+        self.function = function
+        self.recorded: dict[tuple[int, ...], Recording | None] = {}  # None: ran once
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, data: BodyBatch, label: Tensor, size: int) -> tuple[Tensor, ...]:
+        """What the function returns."""
+        data = data.pad_bodies(self.BODIES)
+        shape = (*data.joints.shape, *data.visible.shape, size)
+        if shape not in self.recorded:
+            self.recorded[shape] = None
+            return self.function(data, label, size)
+        if self.recorded[shape] is None:
+            self.recorded[shape] = Recording(self.function, data, label, size, self.pool)
+        return self.recorded[shape].replay(data, label)
+
+
+class Recording:
+    """One CUDA graph, with the memory that it reads from and writes to."""
+
+    def __init__(
+        self, function: Callable, data: BodyBatch, label: Tensor, size: int, pool: tuple[int, int]
+    ) -> None:
+        self.inputs = [tensor.clone() for tensor in (*data, label)]
+        self.graph = torch.cuda.CUDAGraph()
+        # (Thread-local: the thread that pins the memory of loaded batches may go on.)
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.outputs = function(BodyBatch(*self.inputs[:3]), self.inputs[3], size)
+
+    def replay(self, data: BodyBatch, label: Tensor) -> tuple[Tensor, ...]:
+        """What the function would return for this batch."""
+        for own, new in zip(self.inputs, (*data, label), strict=True):
+            own.copy_(new)
+        self.graph.replay()
+        return self.outputs
+
+
 def train_epoch(
-    model: torch.nn.Module,
+    step: TrainingStep,
     batches: BatchLoader,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device | str,
     *,
     title: str = "",
-    precision: str = "float32",
-    label_smoothing: float = 0.0,
-    max_grad_norm: float = 0.0,
     stop: Callable[[], bool] | None = None,
 ) -> StreamMetrics:
     """One pass over the training clips; returns the metrics of the training logits.
 
-    model            TwoStreamRNN, or DistributedDataParallel of one
-    title            of the progress bar and of errors
-    precision        "bfloat16": the network computes in bfloat16 (autocast)
-    label_smoothing  probability mass spread evenly over all classes
-    max_grad_norm    gradient clipping: largest norm; 0: off
-    stop             asked after each step (after every 16 steps if there are several processes) whether
-                     to raise Interrupted
+    title  of the progress bar and of errors
+    stop   asked after each step (after every 16 steps if there are several processes) whether to raise
+           Interrupted
 
     Nothing waits for a GPU before the end of the epoch. Raises FloatingPointError with the step whose
     loss is not finite.
     """
-    device = torch.device(device)
-    model.train()
-    metrics = Metrics(getattr(model, "module", model), device)
+    step.model.train()
+    metrics = Metrics()
     sizes = batches.sampler.sizes()
     stop_every = 1 if get_world_size() == 1 else 16
-    # In bfloat16, cuDNN's LSTMs compute in float16, in which small gradients would underflow to zero.
-    loss_scale = 1024 if (device.type, precision) == ("cuda", "bfloat16") else 1
-    failed = torch.full((), len(sizes), device=device)  # the first step whose loss is not finite
+    # The first step whose loss is not finite.
+    failed = torch.full((), len(sizes), device=step.device)
     progress = tqdm(batches, title, len(sizes), leave=False, disable=None)
-    for step, (data, label) in enumerate(progress):
-        data, label = data.to(device), label.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(data)
-        count = shard_size(sizes[step])
-        logits, label = Logits(*(stream[:count].float() for stream in logits)), label[:count]
-        loss = training_loss(logits, label, label_smoothing)
-        # The mean over the clips of all processes, whose gradients are averaged.
-        loss = loss * (get_world_size() / sizes[step])
-        optimizer.zero_grad(set_to_none=True)
-        (loss * loss_scale).backward()
-        if loss_scale > 1:
-            torch._foreach_div_([weights.grad for weights in model.parameters()], loss_scale)
-        if max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optimizer.step()
-        failed = torch.where(loss.detach().isfinite(), failed, failed.clamp(max=step))
-        metrics.add(logits, label)
-        done = step + 1
-        if stop and done < len(sizes) and done % stop_every == 0 and any_rank(stop()):
+    for i, (data, label) in enumerate(progress):
+        data, label = data.to(step.device), label.to(step.device, non_blocking=True)
+        loss, posterior = step(data, label, sizes[i])
+        failed = torch.where(loss.isfinite(), failed, failed.clamp(max=i))
+        metrics.add(posterior.clone(), label[: len(posterior)])
+        if stop and i + 1 < len(sizes) and (i + 1) % stop_every == 0 and any_rank(stop()):
             raise Interrupted
     # The loss of the last step says nothing about the weights that this step made.
-    finite = torch.stack([weights.isfinite().all() for weights in model.parameters()]).all()
+    weights = step.network.parameters()
+    finite = torch.stack([weight.isfinite().all() for weight in weights]).all()
     failed = torch.where(finite, failed, failed.clamp(max=len(sizes) - 1))
     if get_world_size() > 1:
         distributed.all_reduce(failed, distributed.ReduceOp.MIN)
@@ -177,53 +281,56 @@ def evaluate(
     if get_world_size() > 1:  # all use the running statistics of rank 0, which are the saved ones
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
-    metrics, posteriors, labels = Metrics(model, device), [], []
+    metrics = Metrics()
     progress = tqdm(batches, title, leave=False, disable=None)
     for size, (data, label) in zip(batches.sampler.sizes(), progress, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast(precision, device):
             logits = model(data.to(device))
-        count = shard_size(size)
-        labels.append(label[:count].to(device, non_blocking=True))
-        posteriors.append(metrics.add(Logits(*(stream[:count] for stream in logits)), labels[-1]))
-    return metrics.results(), torch.cat(posteriors).cpu(), torch.cat(labels).cpu()
+        posterior = posteriors(model, logits)[: shard_size(size)]
+        metrics.add(posterior, label[: len(posterior)].to(device, non_blocking=True))
+    return metrics.results(), *(tensor.cpu() for tensor in metrics.collected())
 
 
 # --- Measures -----------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def posteriors(model: TwoStreamRNN, logits: Logits) -> Tensor:
+    """Class probabilities of the temporal and the spatial stream and of their fusion
+    (N, 3, classes)."""
+    streams = [stream.float().softmax(1) for stream in logits]
+    return torch.stack((*streams, model.posterior(logits)), 1)
+
+
 class Metrics:
-    """Accuracy, top-5 accuracy (0 to 1) and loss of the two streams and of their fusion: sums over the
-    clips of all processes, divided by the number of clips at the end."""
+    """Accuracy, top-5 accuracy (0 to 1) and loss of the two streams and of their fusion, over the clips
+    of all processes. They are computed at the end, from what `add` collected."""
 
-    def __init__(self, model: TwoStreamRNN, device: torch.device | str) -> None:
-        self.model = model  # only for its `posterior`
-        # Correct clips, clips with the label among the first five, and losses, of three streams each;
-        # then the number of clips.
-        self.sums = torch.zeros(10, dtype=torch.float64, device=device)
+    def __init__(self) -> None:
+        self.batches: list[tuple[Tensor, Tensor]] = []
 
-    @torch.no_grad()
-    def add(self, logits: Logits, label: Tensor) -> Tensor:
-        """Add a batch; returns its posteriors (N, 3, classes)."""
-        streams = [stream.float().softmax(1) for stream in logits]
-        posterior = torch.stack((*streams, self.model.posterior(logits)), 1)
-        self.add_posterior(posterior, label)
-        return posterior
-
-    @torch.no_grad()
-    def add_posterior(self, posterior: Tensor, label: Tensor) -> None:
+    def add(self, posterior: Tensor, label: Tensor) -> None:
         """Add a batch by its posteriors (N, 3, classes) and labels (N,)."""
+        self.batches.append((posterior, label))
+
+    def collected(self) -> tuple[Tensor, Tensor]:
+        """All posteriors and labels."""
+        posterior, label = (torch.cat(tensors) for tensors in zip(*self.batches, strict=True))
+        return posterior, label
+
+    @torch.no_grad()
+    def results(self) -> StreamMetrics:
+        """{"temporal": {"accuracy", "top5", "loss"}, "spatial": ..., "fused": ...}."""
+        posterior, label = self.collected()
         target = label[:, None].expand(-1, len(STREAMS))
         best = posterior.topk(min(5, posterior.shape[2]), dim=2).indices
         hits = best == target[:, :, None]
         log = posterior.clamp(min=1e-12).log().transpose(1, 2)
         loss = nll_loss(log, target, reduction="none")
-        batch = torch.stack((hits[:, :, 0], hits.any(2), loss)).double()
-        self.sums[:9] += batch.sum(1).flatten()
-        self.sums[9] += len(label)
-
-    def results(self) -> StreamMetrics:
-        """{"temporal": {"accuracy", "top5", "loss"}, "spatial": ..., "fused": ...}."""
-        sums = self.sums.clone()
+        measures = torch.stack((hits[:, :, 0], hits.any(2), loss))  # (3, N, 3)
+        # In float64, which not every device has; then the number of clips.
+        sums = measures.cpu().double().sum(1).flatten()
+        sums = torch.cat((sums, sums.new_full((1,), len(label))))
         if get_world_size() > 1:
             distributed.all_reduce(sums)
         columns = (sums[:-1] / sums[-1]).view(3, -1).T.tolist()
