@@ -7,7 +7,7 @@
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion;
 the accuracy of each class, camera and subject; and the most confused pairs of classes. For best.pt it
-writes, next to the (first) checkpoint:
+writes, next to the (first) checkpoint or into the folder --out:
 
 best_test.json         all of this, the configuration and the machine; benchmarks/tables.py reads it
 best_confusion.png     the confusion matrix
@@ -23,6 +23,7 @@ checkpoint's own fusion weight; the best weight on the validation clips is print
 import argparse
 import csv
 import json
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,14 @@ from torch import Tensor
 from feeder import Feeder
 from model import fuse
 from skeletons.layout import Layout
+from skeletons.options import check_whole
+from skeletons.output import check_output, make_console_safe
 from skeletons.storage import read_meta, split_files
 from training import engine
 from training.checkpoint import build_model, load_checkpoint
+from training.distributed import is_launched
 from training.loader import make_loader
-from training.run import TEST_OUTPUTS
+from training.run import TEST_OUTPUTS, RunFolder
 
 GROUPS = ("camera", "subject")
 TEMPORAL_WEIGHTS = torch.linspace(0, 1, 21)
@@ -127,6 +131,8 @@ class Evaluation:
         feeder = self.open("val", **(self.checkpoint["augmentation"] if repeats > 1 else {}))
         posterior = 0
         generator = torch.Generator().manual_seed(self.checkpoint["config"]["seed"])
+        if self.device.type == "cuda":  # whose first batch takes longer
+            self.predict(feeder.eval(), range(min(len(feeder), self.arguments.batch_size)))
         started = time.perf_counter()
         for repeat in range(repeats):
             view = feeder if repeat else feeder.eval()
@@ -208,8 +214,8 @@ def make_record(evaluations: list[Evaluation], results: Results) -> dict[str, An
     first = evaluations[0]
     checkpoint, label = first.checkpoint, results.label
     classes, meta = checkpoint["classes"], read_meta(first.data)
-    metrics = engine.Metrics(first.model, "cpu")
-    metrics.add_posterior(results.posterior, label)
+    metrics = engine.Metrics()
+    metrics.add(results.posterior, label)
     correct = results.predicted[:, 2] == label
     per_class = accuracy_by_group(correct, label.tolist())
     record = {
@@ -297,31 +303,77 @@ def fusion_weight_sweep(results: Results) -> dict[str, Any]:
 
 
 def training_seconds(folder: Path, epochs: int) -> float | None:
-    """How long the first epochs took, from the run's log; None if there is none."""
+    """How long the first epochs took, from the run's log; None if it does not have them all."""
     try:
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[:epochs]
-        return round(sum(json.loads(line)["seconds"] for line in lines), 1)
-    except (OSError, ValueError, KeyError):
+        lines = RunFolder(folder).read_log(epochs)
+        seconds = [json.loads(line)["seconds"] for line in lines]
+    except (OSError, KeyError):
         return None
+    return round(sum(seconds), 1) if len(seconds) == epochs else None
 
 
 # --- Output -------------------------------------------------------------------------------------------
 
 
-def write_outputs(evaluations: list[Evaluation], results: Results, record: dict[str, Any]) -> list[str]:
-    """Write the files that the first lines of this file list -> their paths."""
+def output_paths(checkpoints: Sequence[Path], folder: Path | None) -> dict[str, Path]:
+    """{content: path} of the files that the first lines of this file list. OSError where one cannot be
+    written.
+
+    folder  None: next to the first checkpoint; else their names begin with that of the run
+    """
+    first = checkpoints[0]
+    stem = f"{first.stem}{others(checkpoints)}"
+    if folder:
+        stem = f"{first.resolve().parent.name}-{stem}"
+    outputs = {k: (folder or first.parent) / f"{stem}{end}" for k, end in TEST_OUTPUTS.items()}
+    for path in outputs.values():
+        check_output(path, "--out names another folder")
+    return outputs
+
+
+def others(checkpoints: Sequence[Path]) -> str:
+    """What the names of files and pictures say about all checkpoints of an ensemble but the first."""
+    names = "".join(f"+{path.parent.name}-{path.stem}" for path in checkpoints[1:])
+    return names if len(names) < 100 else f"+{len(checkpoints) - 1}-others"  # names have limits
+
+
+def write_outputs(
+    evaluations: list[Evaluation],
+    results: Results,
+    record: dict[str, Any],
+    outputs: dict[str, Path],
+) -> None:
+    """Write the files of `output_paths`: all or, after an error, none. OSError where that fails."""
+    folder = outputs["record"].parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as partial:
+            paths = {content: Path(partial, path.name) for content, path in outputs.items()}
+            write_files(evaluations, results, record, paths)
+            for path in Path(partial).iterdir():
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: the results, printed above, cannot be written: {error.strerror or error}\n"
+            "make room, or name another folder with --out"
+        ) from error
+
+
+def write_files(
+    evaluations: list[Evaluation],
+    results: Results,
+    record: dict[str, Any],
+    outputs: dict[str, Path],
+) -> None:
+    """Write the files that the first lines of this file list."""
     import plot
 
     first = evaluations[0]
     classes, label = first.checkpoint["classes"], results.label.tolist()
-    others = "".join(f"+{one.path.parent.name}-{one.path.stem}" for one in evaluations[1:])
-    others = others if len(others) < 100 else f"+{len(evaluations) - 1}-others"  # names have limits
-    stem = f"{first.path.with_suffix('')}{others}"
-    outputs = {content: stem + ending for content, ending in TEST_OUTPUTS.items()}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    Path(outputs["record"]).write_text(text, encoding="utf-8")
+    outputs["record"].write_text(text, encoding="utf-8")
     accuracy = record["results"]["fused"]["accuracy"]
-    title = f"{first.path.parent.name}{others}: {100 * accuracy:.1f} % of {len(label)} clips"
+    name = first.path.parent.name + others([one.path for one in evaluations])
+    title = f"{name}: {100 * accuracy:.1f} % of {len(label)} clips"
     plot.confusion(confusion_matrix(results, len(classes)), classes, outputs["confusion"], title)
     plot.report(record, outputs["report"], title)
     with open(outputs["predictions"], "w", encoding="utf-8", newline="") as file:
@@ -339,7 +391,6 @@ def write_outputs(evaluations: list[Evaluation], results: Results, record: dict[
         label=np.array(label),
         name=results.names,
     )
-    return list(outputs.values())
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -375,13 +426,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--data",
         help="folder made by convert_data.py, as NTU-RGB-D/xview (default: the one trained on)",
     )
+    parser.add_argument("--out", type=Path, metavar="FOLDER",
+                        help="folder for the outputs (default: that of the checkpoint)")  # fmt: skip
     parser.add_argument("--temporal_weight", type=float, metavar="WEIGHT",
                         help="weight of the temporal stream in the fusion "
                              "(default: the setting of the checkpoint; it is not learned)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=256, help="clips per batch (default: 256)")
     parser.add_argument("--device", default="", help="cuda or cpu (default: the GPU if there is one)")
     parser.add_argument("--precision", choices=engine.PRECISIONS, default="float32",
-                        help="computation type (bfloat16: autocast; default: float32)")  # fmt: skip
+                        help="mixed: float16 on a GPU, bfloat16 on a CPU "
+                             "(default: float32)")  # fmt: skip
     parser.add_argument("--tta", type=int, default=1, metavar="N",
                         help="test-time augmentation: mean over the whole clip and N - 1 random crops "
                              "and transforms of it (default: 1, none)")  # fmt: skip
@@ -396,22 +450,26 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    make_console_safe()
+    if is_launched():
+        raise SystemExit("test.py: it runs in one process, not under torchrun\nuse: python test.py")
     arguments = parse_arguments(argv)
     try:
-        if arguments.tta < 1:
-            raise ValueError(f"tta={arguments.tta}: must be at least 1")
+        for name, least in (("tta", 1), ("batch_size", 1), ("num_workers", 0)):
+            check_whole(name, getattr(arguments, name), least)
         device = engine.resolve_device(arguments.device)
         engine.check_precision(arguments.precision, device)
         evaluations = [Evaluation(path, arguments, device) for path in arguments.checkpoints]
+        outputs = output_paths(arguments.checkpoints, arguments.out)
         results = run_tests(evaluations, arguments.early_recognition)
         record = make_record(evaluations, results)
-        outputs = write_outputs(evaluations, results, record)
+        print_record(record)
+        write_outputs(evaluations, results, record, outputs)
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {error}") from error
     except KeyboardInterrupt:
-        raise SystemExit(1) from None
-    print_record(record)
-    print(*outputs, sep="\n")
+        raise SystemExit(130) from None
+    print(*outputs.values(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python train.py --spatial chain --epochs 50      # any setting can be given on the command line
     python train.py --preset small --data NW-UCLA/xview
     python train.py --name my-run --resume           # go on with a run that was stopped
+    python train.py --config checkpoints/my-run/config.json --name again       # repeat a run
     torchrun --nproc_per_node=2 train.py             # on several GPUs, which share each batch
 
 A run writes checkpoints/<name>/: config.json, log.jsonl (one line per epoch), last.pt, best.pt and
@@ -11,11 +12,14 @@ curves.png. It does not read the test clips (the val files of the data); test.py
 """
 
 import argparse
+import json
 import math
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,17 +32,23 @@ from extensions import ExtensionConfig
 from feeder import Feeder
 from layers import check_choice
 from model import NetworkConfig, TwoStreamRNN
-from skeletons.preprocess import ReferenceFrame
+from skeletons.layout import KINECT_V2
+from skeletons.options import require
+from skeletons.output import make_console_safe
+from skeletons.preprocess import Preprocess, ReferenceFrame
 from skeletons.storage import read_meta, split_files
 from skeletons.version import git_commit
 from training import engine
-from training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from training.checkpoint import TrainingState, load_checkpoint
 from training.distributed import (
+    OtherRankFailed,
     any_rank,
     destroy_distributed,
     get_rank,
     get_world_size,
     init_distributed,
+    on_first_rank,
+    record_error,
 )
 from training.loader import STOP_SIGNALS, make_loader
 from training.run import (
@@ -104,7 +114,8 @@ class OptimizationConfig:
     milestones: tuple[int, ...] = (100, 160, 220)  # multistep: epochs after which the rate drops
     gamma: float = 0.5  # multistep: factor of each drop
     warmup_epochs: int = 0  # epochs in which the learning rate grows
-    weight_decay: float = 0.0  # weight decay (AdamW; 0 equals Adam)
+    # weight decay of matrices, not of biases and normalization layers (AdamW; 0 equals Adam)
+    weight_decay: float = 0.0
     label_smoothing: float = 0.0  # probability mass spread evenly over all classes
     max_grad_norm: float = 0.0  # gradient clipping: largest norm; 0: off
 
@@ -115,7 +126,11 @@ class MachineConfig:
     numbers or rounding, not the method. On a CPU, the result does not depend on num_workers."""
 
     device: str = ""  # cuda or cpu; empty: the GPU if there is one
-    precision: engine.Precision = "float32"  # computation type (bfloat16: autocast)
+    # mixed: matrix products and LSTMs in float16 on a GPU, in bfloat16 on a CPU
+    precision: engine.Precision = "float32"
+    cuda_graphs: bool = True  # on a GPU, replay recorded training steps: faster, same numbers
+    # on a GPU, each run gives the same numbers as the last; slower
+    deterministic: bool = False
     # DataLoader worker processes; 0: the data is copied to the device, and batches are made there
     num_workers: int = 0
     mmap: bool = False  # read each batch from disk, for data that does not fit into memory
@@ -178,8 +193,10 @@ FEEDER_OPTIONS = {
     "swap_sides_prob": "rand_swap_sides",
 }  # fmt: skip
 
-# These may differ when a run is resumed.
-RESUMABLE = ("name", "data", "epochs", "device", "num_workers", "mmap", "tensorboard")
+# These may differ when a run is resumed; with a cosine schedule, epochs may not.
+RESUMABLE = (
+    "name", "data", "epochs", "device", "cuda_graphs", "num_workers", "mmap", "tensorboard"
+)  # fmt: skip
 
 
 def make_config(preset: str = "paper", **values: Any) -> Config:
@@ -199,6 +216,7 @@ def config_from_dict(nested: dict[str, Any]) -> Config:
 def validate(config: Config) -> None:
     """ValueError for settings that are not allowed, or do not fit together."""
     check_values(config)
+    run_folder(config)
     check_choice("schedule", config.optimization.schedule, get_args(Schedule))
     stride = config.network.spatial_stride or config.network.spatial_window
     if config.extensions.causal and 0 < config.preprocessing.window_size < stride:
@@ -207,6 +225,16 @@ def validate(config: Config) -> None:
             f"a training item has {config.preprocessing.window_size}\n"
             "lower --spatial_stride or --spatial_window, or raise --window_size"
         )
+    # Modules check their own settings: before the data is read, those of a network of single units do.
+    sizes = ("hidden_size", "part_hidden_size", "embedding_size", "view_adaptation")
+    sizes = {name: 1 for name in sizes if flat(config)[name]}  # 0: off
+    small, window_size = with_fields(config, **sizes), config.preprocessing.window_size
+    with names_of_settings():
+        Preprocess(KINECT_V2, 3, **preprocess_options(config))
+    model = TwoStreamRNN(KINECT_V2, 2, small.network, small.extensions).eval()
+    frames = window_size if window_size > 0 else config.network.spatial_window
+    with torch.no_grad():
+        model(torch.zeros(1, 3, frames, len(KINECT_V2.joints), 1))
 
 
 # --- Building -----------------------------------------------------------------------------------------
@@ -219,11 +247,44 @@ def run_name(config: Config) -> str:
     return config.name or default
 
 
+def run_folder(config: Config) -> RunFolder:
+    """The run's folder. ValueError for a name that leads out of checkpoints/."""
+    name = Path(run_name(config))
+    # (Windows drops dots and spaces at the end of a name.)
+    inside = name.parts and not name.anchor and all(part.strip(" .") for part in name.parts)
+    require(bool(inside), "name", config.name, "that of a folder inside checkpoints/")
+    return RunFolder(Path("checkpoints") / name)
+
+
 def augmentation_options(config: Config) -> dict[str, Any]:
     """The random options of Feeder."""
     values = asdict(config.augmentation)
     options = {option: values[name] for name, option in FEEDER_OPTIONS.items()}
     return {"random_choose": config.extensions.causal} | options
+
+
+def preprocess_options(config: Config) -> dict[str, Any]:
+    """The options of Feeder or Preprocess for training."""
+    causal, preprocessing = config.extensions.causal, config.preprocessing
+    return {
+        "window_size": preprocessing.window_size,
+        "origin_transfer": preprocessing.reference_frame,
+        # A causal network cannot know the bone length of the whole clip.
+        "normalization": preprocessing.normalization and ("first-frame" if causal else True),
+        "crop_resize": not causal,
+    } | augmentation_options(config)
+
+
+@contextmanager
+def names_of_settings() -> Iterator[None]:
+    """In errors of Feeder and Preprocess, the names of the settings in place of those of options."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        for name, option in ({"reference_frame": "origin_transfer"} | FEEDER_OPTIONS).items():
+            message = re.sub(rf"\b{option}\b", name, message)
+        raise ValueError(message) from None
 
 
 def evaluation_options(feeder: Feeder) -> dict[str, Any]:
@@ -238,23 +299,12 @@ def evaluation_options(feeder: Feeder) -> dict[str, Any]:
 def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
     """The training clips -> (Feeder, meta.json with the subject of each clip)."""
     meta = read_meta(config.data)
-    causal, preprocessing = config.extensions.causal, config.preprocessing
-    try:
+    with names_of_settings():
         feeder = Feeder(
             *split_files(config.data, "train"),
-            window_size=preprocessing.window_size,
-            origin_transfer=preprocessing.reference_frame,
-            # A causal network cannot know the bone length of the whole clip.
-            normalization=preprocessing.normalization and ("first-frame" if causal else True),
-            crop_resize=not causal,
             mmap=config.machine.mmap,
-            **augmentation_options(config),
+            **preprocess_options(config),
         )
-    except ValueError as error:
-        message = str(error)
-        for name, option in FEEDER_OPTIONS.items():
-            message = message.replace(option, name)
-        raise ValueError(message) from None
     meta.setdefault("subject", {"train": list(range(len(feeder)))})
     if feeder.label.max() >= len(feeder.classes) or len(meta["subject"]["train"]) != len(feeder):
         raise ValueError(
@@ -271,14 +321,27 @@ def learning_rate_factor(optimization: OptimizationConfig, epoch: int) -> float:
     return factor * optimization.gamma ** sum(epoch >= drop for drop in optimization.milestones)
 
 
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters of the network, for an optimizer. Weight decay is for the matrices, not for biases and
+    normalization layers."""
+    parameters = list(model.parameters())
+    if not weight_decay:  # one group, as in checkpoints of earlier versions
+        return [{"params": parameters}]
+    matrices = [weights for weights in parameters if weights.ndim > 1]
+    vectors = [weights for weights in parameters if weights.ndim <= 1]
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
 class Run:
     """What is trained and what it is trained on, built from a Config: data, network, optimizer."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, feeder: Feeder, meta: dict[str, Any]
+    ) -> None:
+        self.config, self.device = config, device
         torch.manual_seed(config.seed)
         # Decides when a clip comes up, and how it is augmented.
         order = torch.Generator().manual_seed(config.seed)
-        feeder, meta = open_data(config)
         train_clips, self.validation_clips = validation_split(
             meta, config.validation_ratio, config.validation_camera, config.seed
         )
@@ -287,7 +350,7 @@ class Run:
         ).to(device)
         optimization, machine = config.optimization, config.machine
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            parameter_groups(model, optimization.weight_decay),
             lr=optimization.learning_rate,
             weight_decay=optimization.weight_decay,
             fused=True,
@@ -295,8 +358,9 @@ class Run:
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, partial(learning_rate_factor, optimization)
         )
-        self.state = TrainingState(model, optimizer, scheduler, order)
-        # Settings that do not fit together are found here, before an earlier run is replaced.
+        scaler = engine.make_scaler(machine.precision, device)
+        self.state = TrainingState(model, optimizer, scheduler, order, scaler)
+        # Settings that do not fit the data are found here, before an earlier run is replaced.
         flops = engine.count_flops(model, feeder.window_size)
         if not machine.num_workers and not machine.mmap:
             feeder.to(device)
@@ -330,9 +394,25 @@ class Run:
         }
         torch.manual_seed(config.seed + get_rank())
 
-    def restore(self, path: Path) -> tuple[int, list[float]]:
-        """Go back to the state of a checkpoint -> (its epoch, its best score)."""
-        checkpoint = load_checkpoint(path)
+    def training_step(self) -> engine.TrainingStep:
+        """What trains the network on a batch."""
+        model, optimization, machine = self.state.model, self.config.optimization, self.config.machine
+        if get_world_size() > 1:
+            model = torch.nn.parallel.DistributedDataParallel(model)
+            model.broadcast_buffers = False  # engine.evaluate does that
+        return engine.TrainingStep(
+            model,
+            self.state.optimizer,
+            self.device,
+            precision=machine.precision,
+            scaler=self.state.scaler,
+            label_smoothing=optimization.label_smoothing,
+            max_grad_norm=optimization.max_grad_norm,
+            cuda_graphs=machine.cuda_graphs,
+        )
+
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> tuple[int, list[float]]:
+        """Go back to the state of a checkpoint, read from `path` -> (its epoch, its best score)."""
         differing = [
             k for k in ("layout", "classes", "clips") if checkpoint[k] != self.fixed_entries[k]
         ]
@@ -341,11 +421,16 @@ class Run:
                 f"{self.run_info['config']['data']} is not the data of {path}: other "
                 f"{', '.join(differing)}\ngive the folder that it was trained on with --data"
             )
-        self.state.load_state_dict(checkpoint)
+        try:
+            self.state.load_state_dict(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be resumed: {error}") from error
         return checkpoint["epoch"], checkpoint["best"]
 
 
 # --- Training -----------------------------------------------------------------------------------------
+
+NO_SCORE = [-1.0, 0.0]  # (accuracy, -loss) before the first epoch
 
 
 def main(
@@ -364,40 +449,69 @@ def main(
     If several processes train together, the caller calls destroy_distributed afterwards.
     """
     validate(config)
-    folder = RunFolder(Path("checkpoints") / run_name(config))
-    if not (resume or overwrite):
-        folder.check_unused()
-    device, optimization = engine.resolve_device(config.machine.device), config.optimization
-    precision, epochs = config.machine.precision, optimization.epochs
-    engine.check_precision(precision, device)
+    folder = run_folder(config)
+    engine.use_deterministic_algorithms(config.machine.deterministic)
+    device = engine.resolve_device(config.machine.device)
+    engine.check_precision(config.machine.precision, device)
+    tensorboard = tensorboard_writer(folder.path) if config.machine.tensorboard else None
     init_distributed(device)
-    writes, run = get_rank() == 0, Run(config, device)
-    tensorboard = tensorboard_writer(folder.path) if config.machine.tensorboard and writes else None
-    epoch, best = run.restore(folder.last) if resume else (0, [-1.0, 0.0])
-    if writes:
-        folder.begin(run.run_info, resume_after=epoch)
+    with folder.lock():
         if resume:
-            print(f"resuming after epoch {epoch} of {epochs}")
-        print(f"{folder.path}: {describe_run(run.run_info, get_world_size())}")
-    model, scheduler = run.state.model, run.state.scheduler
-    if get_world_size() > 1:
-        model = torch.nn.parallel.DistributedDataParallel(model)
-        model.broadcast_buffers = False  # engine.evaluate does that
+            folder.check_saved()
+            checkpoint = load_checkpoint(folder.last)
+            check_resumable(config, checkpoint)
+        elif not overwrite:
+            folder.check_unused()
+        run = Run(config, device, *open_data(config))
+        epoch, best = run.restore(checkpoint, folder.last) if resume else (0, NO_SCORE)
+        on_first_rank(folder.begin, run.run_info, epoch)
+        if get_rank() == 0:
+            if resume:
+                print(f"resuming after epoch {epoch} of {config.optimization.epochs}")
+            print(f"{folder.path}: {describe_run(run.run_info, get_world_size())}")
+        train_epochs(run, folder, epoch, best, stop, tensorboard)
+    return folder.path
 
+
+def check_resumable(config: Config, checkpoint: dict[str, Any]) -> None:
+    """ValueError for settings with which the run of the checkpoint cannot go on."""
+    before, now = flat(config_from_dict(checkpoint["config"])), flat(config)
+    allowed = [k for k in RESUMABLE if k != "epochs" or before["schedule"] != "cosine"]
+    differing = [k for k in now if k not in allowed and now[k] != before[k]]
+    if differing:
+        remedy = f"only these may differ: {', '.join(allowed)}"
+        if "epochs" in differing:
+            remedy = "the cosine schedule depends on epochs: leave --epochs out, or train again"
+        raise ValueError(
+            f"a resumed run keeps its settings; these differ: {', '.join(differing)}\n{remedy}"
+        )
+    if now["epochs"] < checkpoint["epoch"]:
+        raise ValueError(
+            f"epochs={now['epochs']}, but the run has finished epoch {checkpoint['epoch']}\n"
+            "give as many --epochs, or more"
+        )
+
+
+def train_epochs(
+    run: Run,
+    folder: RunFolder,
+    epoch: int,
+    best: list[float],
+    stop: Callable[[], bool] | None = None,
+    tensorboard: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """The loop over the epochs after `epoch`; `best` is the best score up to there."""
+    epochs, precision = run.config.optimization.epochs, run.config.machine.precision
+    writes, device = get_rank() == 0, run.device
+    if not folder.best.exists():
+        best = NO_SCORE
+        if epoch and writes:  # only last.pt was copied
+            print(f"{folder.best} is missing: it will be the best of the next epochs", file=sys.stderr)
+    scheduler, step = run.state.scheduler, run.training_step()
     while epoch < epochs:
         started = time.perf_counter()
         line = {"epoch": epoch + 1, "learning_rate": scheduler.get_last_lr()[0]}
-        line["train"] = engine.train_epoch(
-            model,
-            run.batches,
-            run.state.optimizer,
-            device,
-            title=f"epoch {epoch + 1}",
-            precision=precision,
-            label_smoothing=optimization.label_smoothing,
-            max_grad_norm=optimization.max_grad_norm,
-            stop=stop,
-        )
+        line["train"] = engine.train_epoch(step, run.batches, title=f"epoch {epoch + 1}", stop=stop)
         scheduler.step()
         score = best  # without validation clips, each epoch is as good as the best
         if run.validation_clips:
@@ -405,26 +519,31 @@ def main(
             line["validation"] = metrics
             # The highest accuracy; if equal, the lowest loss.
             score = [metrics["fused"]["accuracy"], -metrics["fused"]["loss"]]
+            if not all(math.isfinite(stream["loss"]) for stream in metrics.values()):
+                raise FloatingPointError(f"epoch {epoch + 1}: the validation loss is not finite")
         line["seconds"] = round(time.perf_counter() - started, 3)
         epoch, improved, best = epoch + 1, score >= best, max(score, best)
-        checkpoint = run.fixed_entries | run.state.state_dict() | {"epoch": epoch, "best": best}
+        state = run.state.state_dict()
+        network = run.fixed_entries | {"model": state["model"], "epoch": epoch, "best": best}
+        checkpoints = {folder.best: network} if improved else {}
+        on_first_rank(folder.save_epoch, line, checkpoints | {folder.last: network | state})
         if writes:
-            # last.pt is written last: a resumed run repeats whatever was written after it.
-            folder.append_log(line)
-            if improved:
-                save_checkpoint(folder.best, checkpoint)
-            save_checkpoint(folder.last, checkpoint)
             if tensorboard:
                 tensorboard(line)
             print(describe_epoch(line))
         if stop and any_rank(stop()) and epoch < epochs:
             raise engine.Interrupted
-    if writes:
+    if writes and folder.read_log(epochs):
         import plot
 
-        plot.curves([folder.path], folder.curves)
-        print(f"{folder.curves}\nnow: python test.py {folder.best}")
-    return folder.path
+        try:
+            plot.curves([folder.path], folder.curves)
+            print(folder.curves)
+        except OSError as error:  # the run itself is saved
+            print(f"{folder.curves} cannot be written: {error}\n"
+                  f"draw it later: python plot.py curves {folder.path}", file=sys.stderr)  # fmt: skip
+    if writes:
+        print(f"now: python test.py {folder.best}")
 
 
 # --- Command line -------------------------------------------------------------------------------------
@@ -434,6 +553,9 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     """-> (config, resume, overwrite). Every field of Config is an option."""
     import tyro  # only here: training from Python needs no tyro
 
+    # torch.distributed.launch adds --local-rank=0; the environment has it, too.
+    argv = sys.argv[1:] if argv is None else argv
+    argv = [text for text in argv if not re.match("--local[-_]rank=", text)]
     flag = tyro.conf.FlagCreatePairsOff[bool]
 
     @dataclass(frozen=True)
@@ -442,6 +564,8 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
         # go on with the run in checkpoints/<name>; other settings than its own are an error
         resume: flag = False
         overwrite: flag = False  # replace the run in checkpoints/<name>
+        # start from the settings in this config.json of a run, to repeat it under another --name
+        settings: Annotated[str, tyro.conf.arg(name="config")] = ""
         config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
     def parse(default: Config) -> Options:
@@ -455,27 +579,34 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
         )
 
     first = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=PRESETS, default="paper")
-    given = parse(make_config(first.parse_known_args(argv)[0].preset))
+    first.add_argument("--preset", choices=PRESETS)
+    first.add_argument("--config")
+    start = first.parse_known_args(argv)[0]
+    given = parse(read_config(start.config) if start.config else make_config(start.preset or "paper"))
+    if start.config and (start.preset or given.resume):
+        raise ValueError("--config excludes --preset and --resume\nleave one of them out")
     if not given.resume:
         return given.config, False, given.overwrite
     if given.overwrite:
         raise ValueError("--resume and --overwrite exclude each other\nleave one of them out")
-    last = Path("checkpoints") / run_name(given.config) / "last.pt"
-    if not last.exists():
-        raise ValueError(f"{last} is missing: no epoch was finished\nstart without --resume")
-    saved = config_from_dict(load_checkpoint(last)["config"])
-    config = parse(saved).config
-    before = flat(saved)
-    given_values = flat(given.config)
-    now = flat(config) | {name: given_values[name] for name in PRESETS[given.preset]}
-    differing = [name for name in now if name not in RESUMABLE and now[name] != before[name]]
-    if differing:
-        raise ValueError(
-            f"a resumed run keeps its settings; these differ: {', '.join(differing)}\n"
-            f"only these may differ: {', '.join(RESUMABLE)}"
-        )
-    return config, True, False
+    folder = run_folder(given.config)
+    folder.check_saved()
+    config = parse(config_from_dict(load_checkpoint(folder.last)["config"])).config
+    # `main` refuses other settings, whether the preset or an option gives them.
+    preset = flat(given.config).items() if start.preset else ()
+    fixed = {k: v for k, v in preset if k in PRESETS[start.preset] and k not in RESUMABLE}
+    return with_fields(config, **fixed), True, False
+
+
+def read_config(path: str) -> Config:
+    """The settings in the config.json of a run. ValueError if there are none."""
+    try:
+        return config_from_dict(json.loads(Path(path).read_text(encoding="utf-8"))["config"])
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"does not hold the settings of a run: {str(error).splitlines()[0]}"
+    raise ValueError(f"{path} {reason}\ngive the config.json of a run, of this version of the code")
 
 
 class StopRequest:
@@ -483,7 +614,7 @@ class StopRequest:
     ends it at once. Used in a `with` statement, which restores the signal handlers."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.number = 0  # of the signal
 
     def __enter__(self) -> "StopRequest":
         self.handlers = {number: signal.signal(number, self.request) for number in STOP_SIGNALS}
@@ -495,45 +626,60 @@ class StopRequest:
 
     def request(self, number: int, _: FrameType | None) -> None:
         """The signal handler."""
-        if self.requested and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.number = number
         print("\ntrain.py: stopping after this step", file=sys.stderr)
 
     def __call__(self) -> bool:
-        return self.requested
+        return bool(self.number)
 
 
 def run_command(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says. Raises SystemExit after an error or a stop."""
+    make_console_safe()
     try:
         config, resume, overwrite = parse_command_line(argv)
     except (ValueError, OSError) as error:
         raise SystemExit(f"train.py: {error}") from None
-    folder = RunFolder(Path("checkpoints") / run_name(config))
-    message, all_stop = "", True
+    message, status, all_stop, stop = "", 0, True, StopRequest()
     try:
-        with StopRequest() as stop:
+        folder = run_folder(config)
+        with stop:
             main(config, resume, overwrite, stop)
     except (engine.Interrupted, KeyboardInterrupt) as stopped:
         all_stop = isinstance(stopped, engine.Interrupted)  # a second Ctrl-C comes at different moments
-        resume_option = " --resume" if folder.last.exists() else ""
+        # As a shell says it, so that a batch system can tell it from an error, and start the run again.
+        status = 128 + (stop.number or signal.SIGTERM)  # 0: another process was asked
+        message = f"stopped; {folder.describe()}\nstart again with the same options"
+        if folder.last.exists():
+            message = (
+                f"stopped; {folder.describe()}\n"
+                f"go on with: python train.py --name {run_name(config)} --resume"
+            )
+    except OtherRankFailed:
+        status = 1
+    except torch.OutOfMemoryError:
+        status, all_stop, size = 1, False, config.optimization.batch_size
         message = (
-            f"stopped; {folder.describe()}\n"
-            f"go on with: python train.py --name {run_name(config)}{resume_option}"
+            f"the GPU has not enough memory for batches of {size} clips; {folder.describe()}\n"
+            f"lower --batch_size, for example to {max(size // 2, 1)}"
         )
     except FloatingPointError as error:
+        status = 1
         message = f"{error}; {folder.describe()}\nlower --learning_rate and train again"
     except (ValueError, OSError) as error:
+        status = 1
         all_stop = not isinstance(error, OSError)  # an OSError may happen to one process alone
         message = str(error)
     # Not within `except`, where the traceback keeps the network alive.
     if message:
         print(f"train.py: {message}", file=sys.stderr)
+        record_error(f"train.py: {message}")
     if all_stop:
         destroy_distributed()
-    if message:
-        raise SystemExit(1)
+    if status:
+        raise SystemExit(status)
 
 
 if __name__ == "__main__":

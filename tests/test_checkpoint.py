@@ -1,5 +1,8 @@
 """Checkpoints: complete, rebuilt without other files, never code."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from train_helpers import equal
@@ -8,6 +11,7 @@ from extensions import ExtensionConfig
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.layout import LAYOUTS
 from training.checkpoint import (
+    REQUIRED,
     VERSION,
     TrainingState,
     build_model,
@@ -18,6 +22,7 @@ from training.checkpoint import (
 )
 
 LAYOUT = LAYOUTS["kinect-v1"]
+EMPTY = dict.fromkeys(REQUIRED)
 
 
 def contents(model, **extensions):
@@ -28,6 +33,9 @@ def contents(model, **extensions):
         "model_args": {"network": network, "extensions": extensions, "channels": 2},
         "layout": LAYOUT.to_dict(),
         "classes": ["a", "b", "c"],
+        "preprocessing": {},
+        "config": {},
+        "epoch": 1,
     }
 
 
@@ -49,7 +57,8 @@ def test_a_network_is_rebuilt_from_its_checkpoint_alone(tmp_path, extensions):
     model = TwoStreamRNN(LAYOUT, 3, network, ExtensionConfig(**extensions), channels=2).eval()
     save_checkpoint(tmp_path / "x.pt", contents(model, **extensions))
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
-    rebuilt = build_model(load_checkpoint(tmp_path / "x.pt")).eval()
+    rebuilt = build_model(load_checkpoint(tmp_path / "x.pt"))
+    assert not rebuilt.training
     clips = torch.rand(2, 2, 16, 20, 2)
     with torch.no_grad():
         for one, two in zip(model(clips), rebuilt(clips), strict=True):
@@ -77,6 +86,9 @@ def test_files_that_are_not_checkpoints(tmp_path):
     torch.save({"weights": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(path)
+    torch.save({"version": VERSION, "model": {}}, path)
+    with pytest.raises(ValueError, match="is not a checkpoint of train.py: classes, .* missing"):
+        load_checkpoint(path)
     torch.save(torch.nn.LSTM(1, 1), path)  # a pickled module is code
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(path)
@@ -90,19 +102,20 @@ def test_checkpoints_of_other_versions(tmp_path, version):
         load_checkpoint(tmp_path / "x.pt")
 
 
-def test_an_interrupted_write_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "x.pt"
-    save_checkpoint(path, {"epoch": 1})
+    save_checkpoint(path, EMPTY | {"epoch": 1})
 
-    def half(_, to):
-        to.write_bytes(b"half")
-        raise OSError("no space left on device")
+    def write(partial, content, write=Path.write_bytes):
+        write(partial, content[:10])
+        write(Path("/dev/full"), content)
 
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="no space left"):
-        save_checkpoint(path, {"epoch": 2})
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.pt'"):
+        save_checkpoint(path, EMPTY | {"epoch": 2})
     monkeypatch.undo()
-    assert load_checkpoint(path) == {"version": VERSION, "epoch": 1}
+    assert load_checkpoint(path)["epoch"] == 1 and os.listdir(tmp_path) == ["x.pt"]
 
 
 def test_training_goes_on_from_its_state(tmp_path):
@@ -112,7 +125,8 @@ def test_training_goes_on_from_its_state(tmp_path):
         model = torch.nn.Linear(3, 2)
         optimizer = torch.optim.Adam(model.parameters())
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-        return TrainingState(model, optimizer, scheduler, torch.Generator().manual_seed(1))
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        return TrainingState(model, optimizer, scheduler, torch.Generator().manual_seed(1), scaler)
 
     def step(state):
         factor = torch.rand(1, generator=state.order)
@@ -123,7 +137,7 @@ def test_training_goes_on_from_its_state(tmp_path):
 
     state = start()
     step(state)
-    save_checkpoint(tmp_path / "x.pt", state.state_dict())
+    save_checkpoint(tmp_path / "x.pt", EMPTY | state.state_dict())
     step(state)
     torch.manual_seed(99)
     resumed = start()
@@ -135,8 +149,8 @@ def test_training_goes_on_from_its_state(tmp_path):
 
 
 def test_random_states():
-    (state,) = rng_states()
+    (state,) = rng_states(torch.device("cpu"))
     drawn = torch.rand(3)
     torch.manual_seed(5)
-    set_rng_state(state)
+    set_rng_state(state, torch.device("cpu"))
     assert torch.equal(torch.rand(3), drawn)

@@ -14,8 +14,6 @@ from train_helpers import STILL, assert_same_run, changed, load, log_of, tiny_co
 
 import train
 from training import engine
-from training.checkpoint import build_model
-from training.loader import make_loader
 
 ROOT = Path(train.__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -84,11 +82,12 @@ def test_two_processes_train_as_one(config):
     the second process; 1: never one for the second process.
     """
     config = changed(config, **STILL, epochs=2)
-    ones = [train.main(changed(config, batch_size=n, name=f"one-{n}")) for n in (1, 5, 8)]
-    runs = [changed(config, batch_size=n, name=f"two-{n}") for n in (1, 5, 8)]
-    normalised = changed(config, name="normalised", input_norm=True)
+    changes = [{"batch_size": 1}, {"batch_size": 5}, {"batch_size": 8}]
+    changes.append({"batch_size": 8, "input_norm": True})
+    ones = [train.main(changed(config, name=f"one-{i}", **c)) for i, c in enumerate(changes)]
+    runs = [changed(config, name=f"two-{i}", **c) for i, c in enumerate(changes)]
     stopped = changed(config, name="stopped", batch_size=1, validation_ratio=0.0)
-    given = [json.dumps(asdict(run)) for run in (*runs, normalised, stopped)]
+    given = [json.dumps(asdict(run)) for run in (*runs, stopped)]
     command = [*TORCHRUN, "--no-python", sys.executable, "-c", SCRIPT, str(ROOT), *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +103,7 @@ def test_two_processes_train_as_one(config):
         for name, value in a["model"].items():
             # Adam divides a gradient by its own size, so a single weight of a tensor whose gradients
             # are nothing but rounding may go another way.
-            difference = (b["model"][name] - value).abs()
+            difference = (b["model"][name] - value).abs().double()
             assert (difference > 1e-5).sum() <= 1 and difference.mean() < 1e-6, (run.name, name)
         for x, y in zip(log_of(one), log_of(two), strict=True):
             for clips in ("train", "validation"):
@@ -112,15 +111,6 @@ def test_two_processes_train_as_one(config):
                     # (An accuracy may differ by a clip whose best classes are equal but for rounding.)
                     loss = y[clips][stream]["loss"]
                     assert loss == pytest.approx(x[clips][stream]["loss"], abs=1e-5)
-
-    # Batch normalisation: each process has its own running means, of its shares of the batches. Those
-    # that are saved are used for validation.
-    folder = Path("checkpoints/normalised")
-    last, evaluation = load(folder), train.open_data(normalised)[0].eval()
-    batches = make_loader(evaluation, last["validation"], config.optimization.batch_size)
-    found = engine.evaluate(build_model(last), batches, "cpu")[0]
-    logged = log_of(folder)[-1]["validation"]
-    assert found["fused"]["loss"] == pytest.approx(logged["fused"]["loss"], abs=1e-5)
 
     # Both stop when one of them is asked to: they agree every 16 steps, and at the end of an epoch. One
     # process goes on with the run.
@@ -175,7 +165,7 @@ def test_a_signal_to_all_processes_of_a_run(config, number, num_workers):
     command = [sys.executable, ROOT / "train.py", *options(config)]
     code, error = start_and_stop(command, number, everyone=True)
     epoch = load(Path("checkpoints/stopped"))["epoch"]
-    assert code == 1 and "Traceback" not in error, error
+    assert code == 128 + number and "Traceback" not in error, error
     assert error.endswith(
         f"stopped; checkpoints/stopped/last.pt holds epoch {epoch}\n"
         "go on with: python train.py --name stopped --resume\n"
@@ -194,3 +184,15 @@ def test_a_signal_to_torchrun(config):
     epoch = load(Path("checkpoints/stopped"))["epoch"]
     assert code != 0 and "terminate called" not in error, error
     assert error.count(f"stopped; checkpoints/stopped/last.pt holds epoch {epoch}\n") == 2, error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
+def test_a_full_disk_of_the_first_process(config):
+    """Its reason is in the first and in the last lines; the other process does not wait for it."""
+    limit = 'ulimit -f 20; exec "$@"'  # blocks of 512 or 1024 bytes
+    command = ["sh", "-c", limit, "sh", *TORCHRUN, ROOT / "train.py", *options(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.count("train.py: epoch 1 cannot be saved: [Errno 27] File too large") == 2
+    assert "File too large" in done.stderr[done.stderr.index("Root Cause") :]
+    assert not list(Path("checkpoints/run").glob("*.pt*"))

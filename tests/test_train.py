@@ -8,19 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from train_helpers import STILL, StopAt, assert_same_run, changed, load, log_of, tiny_config
+from helpers import contents
+from train_helpers import STILL, StopAt, assert_same_run, changed, equal, load, log_of, tiny_config
 
 import train
 from feeder import Feeder
 from skeletons.storage import read_meta, split_files
 from training import engine
-from training.checkpoint import build_model, save_checkpoint
+from training.checkpoint import build_model, load_checkpoint, save_checkpoint
 from training.loader import make_loader
 
 ROOT = Path(train.__file__).parent
@@ -97,7 +99,8 @@ def test_every_field_is_an_option_with_help(capsys, monkeypatch):
         if option := re.match(r"--(\w+)", line):
             name = option[1]
         texts[name] = f"{texts.get(name, '')} {line}"
-    assert texts.keys() - {""} == train.flat(train.Config()).keys() | {"preset", "resume", "overwrite"}
+    others = {"preset", "config", "resume", "overwrite"}
+    assert texts.keys() - {""} == train.flat(train.Config()).keys() | others
     for name in texts.keys() - {""}:  # a text between the option with its values and its default
         text = re.sub(r"--\w+|[A-Z]{3,}|\{.*?\}|[][.,]", "", texts[name].partition("(default:")[0])
         assert len(text.split()) > 1, texts[name]
@@ -139,7 +142,7 @@ def test_options():
         ({"device": "meta"}, "device 'meta' cannot be used here"),
         ({"modalities": ()}, "modalities="),
         ({"schedule": "linear"}, "schedule='linear'.*\nchoose from multistep, cosine"),
-        ({"precision": "fp4"}, "precision='fp4'.*\nchoose from float32, bfloat16"),
+        ({"precision": "fp4"}, "precision='fp4'.*\nchoose from float32, mixed"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"window_size": 8}, "shorter than the spatial window"),
         ({"temporal_weight": 3.0}, "temporal_weight=3.0"),
@@ -149,13 +152,41 @@ def test_options():
         ({"window_layers": 2}, "window_layers"),
         ({"causal": True, "view_adaptation": 3}, "view_adaptation"),
         ({"causal": True, "window_size": 20, "spatial_window": 30}, "would read nothing"),
+        ({"spatial": "tree"}, "spatial='tree'.*\nchoose from chain, traversal"),
+        ({"pooling": "sum"}, "pooling='sum'.*\nchoose from max, mean, last"),
+        ({"reference_frame": "foot"}, "^reference_frame='foot'"),
+        ({"shear": -0.1}, "^shear=-0.1 is not allowed"),
+        ({"window_size": -5}, "window_size=-5 is not allowed"),
+        ({"bidirectional": "no"}, "bidirectional='no' is not allowed\n.* True or False"),
+        ({"name": "../outside"}, "name='../outside' is not allowed\n.* inside checkpoints/"),
+        ({"name": "a/../../b"}, "name='a/../../b' is not allowed"),
+        ({"name": "."}, r"name='\.' is not allowed"),
+        ({"name": " "}, "name=' ' is not allowed"),
+        ({"name": str(Path.cwd())}, "is not allowed"),
     ],
 )
 def test_settings_that_cannot_be(config, values, message):
-    """The field is named, and nothing is written."""
+    """The field is named before the data is read, and nothing is written."""
     with pytest.raises(ValueError, match=message):
-        train.main(changed(config, **values))
+        train.main(changed(config, data="missing", **values))
     assert not Path("checkpoints").exists()
+
+
+def test_a_run_is_repeated_from_its_config(config, whole):
+    path = str(whole / "config.json")
+    given = ["--config", path, "--data", config.data, "--name", "again"]
+    train.run_command([*given, "--local-rank=0"])  # (as torch.distributed.launch adds it)
+    assert_same_run(whole, Path("checkpoints/again"))
+    assert train.parse_command_line([*given, "--epochs", "9"])[0].optimization.epochs == 9
+    Path("other.json").write_text('{"config": {"hiden_size": 7}}')
+    for options, message in (
+        (["--config", path, "--preset", "small"], "--config excludes --preset and --resume"),
+        (["--config", path, "--resume"], "--config excludes --preset and --resume"),
+        (["--config", "gone.json"], "gone.json cannot be read: No such file"),
+        (["--config", "other.json"], "other.json does not hold .* run: no such setting: hiden_size\n"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train.parse_command_line(options)
 
 
 def test_run_names():
@@ -247,6 +278,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(config, monkeypatch):
         modes.append((self.training, len(clips.visible)))
         return forward(self, clips)
 
+    monkeypatch.setattr(train, "validate", lambda config: None)
     monkeypatch.setattr(train.TwoStreamRNN, "forward", spy)
     train.main(changed(config, epochs=1))
     # One to count FLOPs; 16 clips to train on; 8 for validation.
@@ -267,10 +299,26 @@ def test_both_streams_learn(config):
     assert min(results[stream]["accuracy"] for stream in engine.STREAMS) > 0.7
 
 
-def test_settings_reach_the_optimizer_and_the_network(config):
-    checkpoint = load(train.main(changed(config, epochs=1, weight_decay=0.02, learning_rate=0.003)))
+def test_settings_reach_the_optimizer_and_the_network(config, monkeypatch):
+    steps = []
+
+    class Spy(engine.TrainingStep):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            steps.append(self)
+
+    monkeypatch.setattr(engine, "TrainingStep", Spy)
+    values = {"label_smoothing": 0.2, "max_grad_norm": 0.7, "weight_decay": 0.02}
+    checkpoint = load(train.main(changed(config, epochs=1, **values, learning_rate=0.003)))
+    assert (steps[0].label_smoothing, steps[0].max_grad_norm) == (0.2, 0.7)
     group = checkpoint["optimizer"]["param_groups"][0]
     assert (group["weight_decay"], group["lr"]) == (0.02, 0.003)
+    # Biases and normalization layers do not decay.
+    model = build_model(checkpoint)
+    matrices = [weights.ndim > 1 for weights in model.parameters()]
+    groups = checkpoint["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.02, 0.0]
+    assert [len(group["params"]) for group in groups] == [sum(matrices), len(matrices) - sum(matrices)]
     assert checkpoint["model_args"]["network"] == asdict(config.network)
     assert checkpoint["model_args"]["extensions"] == asdict(config.extensions)
     assert checkpoint["preprocessing"] == {
@@ -399,18 +447,20 @@ def test_resuming_after_a_stop_while_saving(config, monkeypatch, validation_rati
     whole = train.main(config)
     epoch = load(whole, "best.pt")["epoch"] if stopped_at == "best.pt" else 3
 
-    def interrupted(path, contents):
-        if contents["epoch"] == epoch and stopped_at == "log.jsonl":
-            log = path.parent / "log.jsonl"
-            log.write_text(log.read_text()[:-20])
-        if contents["epoch"] == epoch and (stopped_at == "log.jsonl" or path.name == stopped_at):
-            raise KeyboardInterrupt
-        save_checkpoint(path, contents)
+    def interrupted(partial, path, replace=Path.replace):
+        if path.suffix == ".pt" and load_checkpoint(partial)["epoch"] == epoch:
+            if stopped_at == "log.jsonl":
+                log = path.parent / "log.jsonl"
+                log.write_text(log.read_text()[:-20])
+            if stopped_at in ("log.jsonl", path.name):
+                raise KeyboardInterrupt
+        replace(partial, path)
 
     broken = changed(config, name="broken")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "save_checkpoint", interrupted)
+        patch.setattr(Path, "replace", interrupted)
         train.main(broken)
+    assert not list(Path("checkpoints/broken").glob("*.partial"))
     assert len((whole.parent / "broken/log.jsonl").read_text().splitlines()) == epoch
     train.main(broken, resume=(whole.parent / "broken/last.pt").exists())
     assert_same_run(whole, whole.parent / "broken")
@@ -419,21 +469,96 @@ def test_resuming_after_a_stop_while_saving(config, monkeypatch, validation_rati
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
-import torch, train
-from pathlib import Path
+import train
+from training import run
 
-save = torch.save
+written = 0
 
-def killed(contents, path):
-    if contents["epoch"] == 3 and path.name == "last.pt.partial":
-        save(contents, path)
-        path.write_bytes(path.read_bytes()[:1000])
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(contents, path)
+def killed(path, content, write=run.write_partial):
+    global written
+    written += path.name == "last.pt"
+    if written < 3:
+        return write(path, content)
+    write(path, content[:1000])
+    os.kill(os.getpid(), signal.SIGKILL)
 
-torch.save = killed
+run.write_partial = killed
 train.main(train.config_from_dict(eval(sys.argv[3])))
 """
+
+
+@contextmanager
+def largest_file(size):
+    """A limit on the size of files: what a quota or a full disk does to a write."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_is_full_at_the_start(config):
+    """The run that was to be replaced is still there."""
+    folder = train.main(changed(config, epochs=1))
+    before = contents(folder)
+    with largest_file(100), pytest.raises(OSError, match=r"File too large: '.*config\.json'"):
+        train.main(config, overwrite=True)
+    assert contents(folder) == before
+
+
+def test_a_full_disk(config, whole):
+    """The epoch that cannot be saved leaves no trace; the run can go on."""
+    folder = Path("checkpoints/run")
+    with (
+        largest_file(20_000),
+        pytest.raises(OSError, match=r"epoch 1 .*; no epoch .*\nmake room, then"),
+    ):
+        train.main(config)
+    assert contents(folder).keys() == {Path("config.json"), Path("log.jsonl")}
+    train.main(changed(config, epochs=2))
+    before = contents(folder)
+    message = (
+        r"epoch 3 cannot be saved: .*File too large: '.*run.last\.pt'; .*last\.pt holds epoch 2\n"
+        "make room, then train again with --resume"
+    )
+    size = (folder / "best.pt").stat().st_size
+    with largest_file(size + 10_000), pytest.raises(OSError, match=message):
+        train.main(config, resume=True)
+    after = contents(folder)
+    assert after.pop(Path("config.json")) != before.pop(Path("config.json"))  # other epochs
+    assert after == before
+    train.main(config, resume=True)
+    assert_same_run(whole, folder)
+
+
+HOLDER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from skeletons.lock import FileLock
+lock = FileLock(Path("checkpoints/run/.lock"))
+print(lock.acquire(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_of_one_name(config):
+    """The second one is refused, until the first one ends, in whatever way."""
+    folder = train.main(changed(config, epochs=1))
+    before = contents(folder)
+    command = [sys.executable, "-c", HOLDER, str(ROOT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().startswith(b"True")
+        for options in ({"resume": True}, {"overwrite": True}, {}):
+            with pytest.raises(ValueError, match=r"another process is .* run in .*run\nwait .* --name"):
+                train.main(config, **options)
+        other.kill()
+    left = contents(folder)
+    assert left.pop(Path(".lock")) == b"" and left == before
+    train.main(changed(config, epochs=2), resume=True)
+    assert len(log_of(folder)) == 2 and not (folder / ".lock").exists()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system that kills processes")
@@ -444,7 +569,7 @@ def test_killed_while_the_last_checkpoint_is_written(config, whole):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     folder = Path("checkpoints/killed")
-    assert (len(log_of(folder)), load(folder)["epoch"]) == (3, 2)
+    assert (len(log_of(folder)), load(folder)["epoch"]) == (2, 2)
     train.main(killed, resume=True)
     assert_same_run(whole, folder)
 
@@ -464,6 +589,63 @@ def test_a_run_is_resumed_on_its_own_data_only(config):
     assert (folder / "log.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("log", ["gone", "half a line", "zeros"])
+def test_resuming_without_a_whole_log(config, whole, log, capsys):
+    """As after a crash of the machine, or where only last.pt was copied."""
+    folder = train.main(changed(config, epochs=2))
+    path = folder / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(
+        {"half a line": lines[0] + lines[1][:-20], "zeros": lines[0] + "\0" * 99}.get(log, "")
+    )
+    if log == "gone":
+        path.unlink()
+        (folder / "best.pt").unlink()
+    train.main(config, resume=True)
+    kept = 0 if log == "gone" else 1
+    assert f"log.jsonl: only {kept} of 2 epochs can be read\n" in capsys.readouterr().err
+    assert [line["epoch"] for line in log_of(folder)] == [1, 3, 4][1 - kept :]
+    assert equal(load(folder)["model"], load(whole)["model"])
+    assert load(folder, "best.pt")["epoch"] > (2 if log == "gone" else 0)
+
+
+def test_what_cannot_be_resumed(config):
+    folder = train.main(changed(config, epochs=2, schedule="cosine"))
+    before = contents(folder)
+
+    def fails(message, **values):
+        with pytest.raises(ValueError, match=message):
+            train.main(changed(config, **{"epochs": 2, "schedule": "cosine"} | values), resume=True)
+        assert contents(folder) == before
+
+    fails("these differ: epochs\nthe cosine schedule depends on epochs: leave --epochs out", epochs=3)
+    fails("these differ: weight_decay\nonly these may differ", weight_decay=0.1)
+    fails("gone.last.pt is missing|gone is missing: there is no run of this name", name="gone")
+    last = folder / "last.pt"
+    last.write_bytes((folder / "best.pt").read_bytes())
+    before = contents(folder)
+    fails(r"last\.pt cannot be resumed: .* no state of the optimizer, as best\.pt\nresume from a last")
+    assert not load(folder, "best.pt").keys() & {"optimizer", "scheduler", "rng_states", "sampler"}
+
+
+def test_a_run_of_an_earlier_version_with_weight_decay_cannot_be_resumed(config):
+    """Its optimizer has one group, of all parameters."""
+    folder = train.main(changed(config, epochs=1, weight_decay=0.1))
+    checkpoint = load(folder)
+    first, second = checkpoint["optimizer"]["param_groups"]
+    first["params"] += second["params"]
+    checkpoint["optimizer"]["param_groups"] = [first]
+    save_checkpoint(folder / "last.pt", checkpoint)
+    with pytest.raises(ValueError, match=r"cannot be resumed: .* earlier version .*\ntrain again"):
+        train.main(changed(config, weight_decay=0.1), resume=True)
+
+
+def test_fewer_epochs_than_were_trained(config):
+    train.main(changed(config, epochs=3))
+    with pytest.raises(ValueError, match="epochs=2, but the run has finished epoch 3\ngive as many"):
+        train.main(changed(config, epochs=2), resume=True)
+
+
 def test_resuming_from_the_command_line_keeps_the_settings(config, whole, capsys):
     """Those of the run hold, whatever the defaults; only some may change."""
     folder = train.main(changed(config, epochs=2))
@@ -475,10 +657,12 @@ def test_resuming_from_the_command_line_keeps_the_settings(config, whole, capsys
          "a resumed run keeps its settings; these differ: hidden_size\nonly these may differ: name, "),
         (["--name", "run", "--preset", "small"], "these differ: hidden_size, part_hidden_size, "),
         (["--name", "run", "--overwrite"], "--resume and --overwrite exclude each other"),
-        (["--name", "gone"], "last.pt is missing: no epoch was finished\nstart without --resume"),
+        (["--name", "gone"], "checkpoints/gone is missing: there is no run of this name\n"
+         "give its name with --name; the latest runs are run"),
     ):  # fmt: skip
-        with pytest.raises(SystemExit, match=re.escape(message)):
+        with pytest.raises(SystemExit) as done:
             train.run_command([*options, "--resume"])
+        assert message in f"{capsys.readouterr().err}{done.value.code}"
 
 
 def test_errors_of_the_command(config, capsys):
@@ -512,17 +696,48 @@ def test_a_stopped_command_says_how_to_go_on(config, monkeypatch, capsys):
         return forward(self, clips)
 
     monkeypatch.setattr(train.TwoStreamRNN, "forward", interrupted)
-    for signals[:] in ([signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]):
+    for signals[:], status in (
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGTERM, signal.SIGINT], 143),
+    ):
         with pytest.raises(SystemExit) as done:
             train.run_command(options)
         error = capsys.readouterr().err
-        assert done.value.code == 1 and "train.py: stopping after this step" in error
+        assert done.value.code == status and "train.py: stopping after this step" in error
         assert error.endswith(
             "train.py: stopped; checkpoints/run/last.pt holds epoch 1\n"
             "go on with: python train.py --name run --resume\n"
         )
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert load(Path("checkpoints/run"))["epoch"] == len(log_of(Path("checkpoints/run"))) == 1
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_saved(config, monkeypatch):
+    evaluate = engine.evaluate
+
+    def diverged(*arguments):
+        metrics, *others = evaluate(*arguments)
+        metrics["spatial"]["loss"] = math.nan
+        return metrics, *others
+
+    monkeypatch.setattr(engine, "evaluate", diverged)
+    with pytest.raises(FloatingPointError, match="epoch 1: the validation loss is not finite"):
+        train.main(config)
+    assert not list(Path("checkpoints/run").glob("*.pt"))
+
+
+def test_too_little_memory_on_a_gpu(config, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(engine.TrainingStep, "__call__", full)
+    with pytest.raises(SystemExit):
+        train.run_command(
+            ["--data", config.data, "--name", "run", "--batch_size", "6", "--device", "cpu"]
+        )
+    assert "has not enough memory for batches of 6 clips; " in (message := capsys.readouterr().err)
+    assert message.endswith("\nlower --batch_size, for example to 3\n")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, capsys):

@@ -1,5 +1,6 @@
 """The checkpoint format: write, read, rebuild a network from it."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,35 @@ from skeletons.layout import Layout
 from training.distributed import get_rank, get_world_size
 
 VERSION = 4  # of the checkpoint format
+# What a network is rebuilt from, and its input prepared.
+REQUIRED = {"model", "model_args", "layout", "classes", "preprocessing", "config", "epoch"}
 
 
 def save_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
-    """Write a checkpoint, a dict of tensors and plain values. An interrupted write leaves the file that
-    was there before."""
+    """Write a checkpoint, a dict of tensors and plain values. A write that is interrupted or fails
+    leaves the file that was there before. Raises OSError, for example for a full disk."""
+    os.replace(write_partial(path, to_bytes(contents)), path)
+
+
+def to_bytes(contents: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint file. (Where torch writes a file itself, errors have no reason.)"""
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION} | contents, buffer)
+    return buffer.getvalue()
+
+
+def write_partial(path: str | Path, content: bytes) -> Path:
+    """Write a file next to `path` -> its path, to be renamed to `path`. An error leaves no such file.
+    Raises OSError with the reason and the name of the file."""
     partial = Path(f"{path}.partial")
-    torch.save({"version": VERSION} | contents, partial)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    return partial
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -34,7 +56,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing\ntrain.py writes checkpoints")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-        version = contents["version"]
+        version, missing = contents["version"], REQUIRED - contents.keys()
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # corrupt files raise nearly anything
         raise ValueError(
             f"{path} is not a checkpoint of train.py, or is corrupt\ntrain again"
@@ -44,11 +68,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} has version {version} of the checkpoint format, this code reads {VERSION}\n"
             "train again, or use the code that it was trained with"
         )
+    if missing:
+        raise ValueError(
+            f"{path} is not a checkpoint of train.py: {', '.join(sorted(missing))} missing\ntrain again"
+        )
     return contents
 
 
 def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
-    """The trained network, rebuilt from nothing but the checkpoint."""
+    """The trained network in evaluation mode, rebuilt from nothing but the checkpoint."""
     options = checkpoint["model_args"]
     model = TwoStreamRNN(
         Layout.from_dict(checkpoint["layout"]),
@@ -63,7 +91,7 @@ def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
         raise ValueError(
             f"the checkpoint's weights belong to another version of this code\ntrain again ({error})"
         ) from error
-    return model
+    return model.eval()
 
 
 class TrainingState:
@@ -78,9 +106,11 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         order: torch.Generator,
+        scaler: torch.amp.GradScaler,
     ) -> None:
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.order = order
+        self.order, self.scaler = order, scaler
+        self.device = next(model.parameters()).device
 
     def state_dict(self) -> dict[str, Any]:
         """The state, for a checkpoint. All processes that train together must call this."""
@@ -88,33 +118,52 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "rng_states": rng_states(),
+            "scaler": self.scaler.state_dict(),
+            "rng_states": rng_states(self.device),
             "sampler": self.order.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to what `state_dict` returned; a checkpoint may hold more."""
+        """Go back to what `state_dict` returned; a checkpoint may hold more.
+
+        Raises ValueError for a checkpoint without the state of the optimizer, or of another one.
+        """
+        if "optimizer" not in state:
+            raise ValueError(
+                "the checkpoint holds no state of the optimizer, as best.pt\nresume from a last.pt"
+            )
+        groups = [
+            [len(group["params"]) for group in optimizer["param_groups"]]
+            for optimizer in (state["optimizer"], self.optimizer.state_dict())
+        ]
+        if groups[0] != groups[1]:
+            raise ValueError(
+                "the run was started by an earlier version of this code, which applied weight decay to "
+                "biases and normalization layers, too\ntrain again, or resume with that version"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.order.set_state(state["sampler"])
         states = state["rng_states"]
-        set_rng_state(states[get_rank() % len(states)])
+        set_rng_state(states[get_rank() % len(states)], self.device)
 
 
-def rng_states() -> list[dict[str, torch.Tensor]]:
-    """States of torch's global random number generators (CPU and current GPU), one dict per process."""
+def rng_states(device: torch.device) -> list[dict[str, torch.Tensor]]:
+    """States of torch's global random number generators, of the CPU and of the device if that is a GPU,
+    one dict per process."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     states = [state] * get_world_size()
     if get_world_size() > 1:
         distributed.all_gather_object(states, state)
     return states
 
 
-def set_rng_state(state: dict[str, torch.Tensor]) -> None:
+def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     """Restore one of the states that `rng_states` returned."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

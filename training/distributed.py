@@ -1,9 +1,11 @@
 """Several processes that train together, started by torchrun."""
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import distributed
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 
 def get_world_size() -> int:
@@ -16,9 +18,17 @@ def get_rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def is_launched() -> bool:
+    """Whether torchrun, or another launcher of torch, started this process and others. A LOCAL_RANK
+    alone may be left over in the environment."""
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in names) and os.environ["WORLD_SIZE"] != "1"
+
+
 def init_distributed(device: torch.device) -> None:
-    """Join the process group of torchrun, if there is one and this process is not in it yet."""
-    if "LOCAL_RANK" not in os.environ or distributed.is_initialized():
+    """Join the process group of torchrun, if there is one and this process is not in it yet. OSError if
+    the processes cannot connect."""
+    if not is_launched() or distributed.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -28,7 +38,15 @@ def init_distributed(device: torch.device) -> None:
     from torch.distributed import nn  # noqa: F401
 
     # CPU tensors use gloo, so that the processes can agree on something without waiting for their GPUs.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except RuntimeError as error:
+        names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        found = ", ".join(f"{name}={os.environ[name]}" for name in names)
+        raise OSError(
+            f"the processes cannot connect ({found}): {str(error).splitlines()[0]}\n"
+            "start them with torchrun; for one process, unset LOCAL_RANK"
+        ) from error
 
 
 def destroy_distributed() -> None:
@@ -47,3 +65,32 @@ def any_rank(condition: bool) -> bool:
     if get_world_size() > 1:
         distributed.all_reduce(holds, distributed.ReduceOp.MAX)
     return bool(holds)
+
+
+class OtherRankFailed(Exception):
+    """Another process ends with an error, and says which."""
+
+
+def on_first_rank(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function, which writes files, in the process of rank 0 only. All processes must call this.
+
+    What the function raises is raised there, and OtherRankFailed in all other processes.
+    """
+    failed = True
+    try:
+        if get_rank() == 0:
+            function(*arguments)
+        failed = False
+    finally:
+        failed = any_rank(failed)
+    if failed:
+        raise OtherRankFailed
+
+
+def record_error(message: str) -> None:
+    """Tell torchrun, if it started this process, why it fails: then its last lines have the reason."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        try:
+            raise SystemExit(message)
+        except SystemExit as error:
+            get_error_handler().record_exception(error)

@@ -1,11 +1,16 @@
 """The folder of a run: the names of all files in it, log and config.json."""
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import load_checkpoint
+from skeletons.lock import FileLock
+from training.checkpoint import load_checkpoint, to_bytes, write_partial
+from training.distributed import get_rank, on_first_rank
 
 # What test.py writes next to a checkpoint: content -> what follows the stem of the checkpoint's name.
 TEST_OUTPUTS = {
@@ -34,6 +39,39 @@ class RunFolder:
             path / name for name in ("log.jsonl", "config.json", "curves.png")
         )
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from writing into it. All processes that train
+        together must call this. ValueError if another run has the lock; OSError where the folder cannot
+        be written. A folder in which nothing was written is removed again."""
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        lock = FileLock(self.path / ".lock")
+
+        def acquire() -> None:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                acquired = lock.acquire()
+            except OSError as error:
+                raise OSError(
+                    f"{self.path} cannot be written: {error.strerror or error}\n"
+                    "start train.py in a folder where checkpoints/ can be made"
+                ) from error
+            if not acquired:
+                raise ValueError(
+                    f"another process is training the run in {self.path}\n"
+                    "wait until it ends, or choose another --name"
+                )
+
+        on_first_rank(acquire)
+        try:
+            yield
+        finally:
+            if get_rank() == 0:
+                lock.release()
+                with suppress(OSError):  # not empty
+                    for folder in made:
+                        folder.rmdir()
+
     def check_unused(self) -> None:
         """ValueError if a run is in the folder."""
         if self.last.exists() or self.best.exists():
@@ -43,8 +81,24 @@ class RunFolder:
                 f"{go_on}choose another --name, or replace the run (--overwrite)"
             )
 
+    def check_saved(self) -> None:
+        """ValueError if there is no epoch to go on after."""
+        if self.last.exists():
+            return
+        others = sorted(self.path.parent.glob("*/last.pt"), key=os.path.getmtime)
+        if others and not self.path.exists():
+            names = ", ".join(last.parent.name for last in others[:-6:-1])
+            raise ValueError(
+                f"{self.path} is missing: there is no run of this name\n"
+                f"give its name with --name; the latest runs are {names}"
+            )
+        overwrite = ", with --overwrite" if self.best.exists() else ""
+        raise ValueError(
+            f"{self.last} is missing: no epoch was finished\nstart without --resume{overwrite}"
+        )
+
     def describe(self) -> str:
-        """What last.pt holds, in words."""
+        """Which epoch was saved last, in words."""
         if not self.last.exists():
             return "no epoch was finished"
         return f"{self.last} holds epoch {load_checkpoint(self.last)['epoch']}"
@@ -54,25 +108,73 @@ class RunFolder:
 
         resume_after  keep the log of so many epochs; 0: delete all files of an earlier run, no others
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lines = []
-        if resume_after:
-            lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)[:resume_after]
-        else:
-            endings = (".pt", ".pt.partial", ".onnx", *TEST_OUTPUTS.values())
-            stems = ("last", "best", "last+*", "best+*")  # +: tested in an ensemble
-            for pattern in (self.curves.name, *(stem + end for stem in stems for end in endings)):
-                for file in self.path.glob(pattern):
-                    file.unlink()
-        partial = self.log.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(self.log)
-        self.config.write_text(json.dumps(run_info, indent=1) + "\n", encoding="utf-8")
+        lines = self.read_log(resume_after)
+        if len(lines) < resume_after:
+            print(
+                f"{self.log}: only {len(lines)} of {resume_after} epochs can be read\n"
+                "the others will be missing in the curves",
+                file=sys.stderr,
+            )
+        config = json.dumps(run_info, indent=1) + "\n"
+        files = {self.log: "".join(lines).encode(), self.config: config.encode()}
+        with prepared(files) as partials:
+            if not resume_after:
+                self._delete_run()
+            for path, partial in partials.items():
+                partial.replace(path)
 
-    def append_log(self, line: dict[str, Any]) -> None:
-        """Add an epoch to log.jsonl."""
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    def _delete_run(self) -> None:
+        endings = (".pt", ".pt.partial", ".onnx", *TEST_OUTPUTS.values())
+        stems = ("last", "best", "last+*", "best+*")  # +: tested in an ensemble
+        for pattern in (self.curves.name, *(stem + end for stem in stems for end in endings)):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def read_log(self, epochs: int) -> list[str]:
+        """The lines of the first epochs in log.jsonl; without those that are missing or cut off, as
+        after a crash of the machine."""
+        if not self.log.exists():
+            return []
+        lines = {}
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError, KeyError):
+                lines[json.loads(line)["epoch"]] = f"{line}\n"
+        return [lines[epoch] for epoch in range(1, epochs + 1) if epoch in lines]
+
+    def save_epoch(self, line: dict[str, Any], checkpoints: dict[Path, dict[str, Any]]) -> None:
+        """Add an epoch to log.jsonl and write its checkpoints {path: contents}, last.pt as the last:
+        a resumed run repeats whatever was written after it.
+
+        Raises OSError, for example for a full disk. The folder is then as it was before the epoch.
+        """
+        size = self.log.stat().st_size
+        files = {path: to_bytes(contents) for path, contents in checkpoints.items()}
+        try:
+            with prepared(files) as partials:
+                with open(self.log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                for path, partial in partials.items():
+                    partial.replace(path)
+        except OSError as error:
+            os.truncate(self.log, size)
+            raise OSError(
+                f"epoch {line['epoch']} cannot be saved: {error}; {self.describe()}\n"
+                f"make room, then train again{' with --resume' if self.last.exists() else ''}"
+            ) from error
+
+
+@contextmanager
+def prepared(files: dict[Path, bytes]) -> Iterator[dict[Path, Path]]:
+    """Write all files {path: content} next to their places -> {path: partial file}, to be renamed in a
+    `with` statement. At its end, also after an error, there are no partial files."""
+    partials = {}
+    try:
+        for path, content in files.items():
+            partials[path] = write_partial(path, content)
+        yield partials
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def describe_run(run_info: dict[str, Any], processes: int) -> str:

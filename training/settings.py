@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from skeletons.options import check_numbers, check_whole
+from skeletons.options import check_flag, check_numbers, check_whole, require
 
 Settings = TypeVar("Settings")
 
@@ -13,6 +13,7 @@ WHOLE_NUMBERS = {
     "epochs": 1, "batch_size": 1, "hidden_size": 1, "part_hidden_size": 1, "num_layers": 1,
     "spatial_window": 1, "spatial_stride": 0, "window_layers": 0, "view_adaptation": 0,
     "embedding_size": 0, "warmup_epochs": 0, "num_workers": 0, "validation_camera": 0, "seed": 0,
+    "window_size": 0,
 }  # fmt: skip
 # What is true of each other number, and the same in words. (Feeder checks those of augmentation.)
 SHARE = (lambda x: 0 <= x < 1, "a number from 0 to less than 1")
@@ -27,8 +28,13 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def check_values(settings: Any) -> None:
-    """ValueError for a number that is not allowed, whatever the other settings are."""
+    """ValueError for a value that is not allowed, whatever the other settings are."""
     values = flat(settings)
+    for name, default in flat(type(settings)()).items():
+        if isinstance(default, bool):
+            check_flag(name, values[name])
+        elif isinstance(default, str):
+            require(isinstance(values[name], str), name, values[name], "text")
     for name, least in WHOLE_NUMBERS.items():
         check_whole(name, values[name], least)
     for name, (valid, allowed) in NUMBERS.items():
