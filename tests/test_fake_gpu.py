@@ -1,5 +1,5 @@
-"""A training step on the device "meta", whose tensors have no values: whatever would wait for a GPU, or
-mix tensors of two devices, raises here without a GPU."""
+"""A training step on the device "meta", whose tensors have no values. Whatever would wait for a GPU, or
+mix tensors of two devices, or use float64 (Apple's GPUs have none), raises here, without a GPU."""
 
 from contextlib import nullcontext
 
@@ -25,6 +25,7 @@ class TwoDevices(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
         devices = {tensor.device.type for tensor in tensors}
+        assert not any(x.is_meta and x.dtype == torch.float64 for x in tensors), function
         if len(devices) == 2:
             assert function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_), function
             self.copies += 1

@@ -28,7 +28,8 @@ PRECISIONS = pytest.mark.parametrize("precision", engine.PRECISIONS)
 
 @pytest.fixture
 def config(data, tmp_path, monkeypatch):
-    return changed(tiny_config(data, tmp_path, monkeypatch), device="cuda")
+    yield changed(tiny_config(data, tmp_path, monkeypatch), device="cuda")
+    torch.use_deterministic_algorithms(False)
 
 
 def build(data, extensions, temporal="hierarchical", spatial="traversal", dropout=0.5):

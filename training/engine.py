@@ -15,7 +15,7 @@ from tqdm import tqdm
 from layers import check_choice
 from model import Logits, TwoStreamRNN
 from skeletons.batch import BodyBatch
-from training.distributed import any_rank, get_world_size
+from training.distributed import any_rank, get_world_size, is_launched
 from training.loader import BatchLoader, shard
 
 # Linux then hands out large tensors in large pages, which saves a third of the time of a step on a CPU.
@@ -33,7 +33,7 @@ def resolve_device(name: str = "") -> torch.device:
     """A torch.device by name; "": the GPU if there is one. ValueError if it cannot be used."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda":  # each of several processes has its own GPU
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        name = f"cuda:{os.environ['LOCAL_RANK'] if is_launched() else 0}"
     try:
         device = torch.zeros(1, device=name).device
         torch.zeros(1, device=device).item()  # ("meta" holds no numbers)
@@ -73,12 +73,11 @@ def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cuda", enabled=device.type == "cuda" and precision == "mixed")
 
 
-def use_deterministic_algorithms(deterministic: bool) -> None:
-    """Make all later results on a GPU the same in each run (a CPU's always are), or as fast as
-    possible. To be called before the GPU is used for the first time."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.use_deterministic_algorithms(deterministic)
+def use_deterministic_algorithms() -> None:
+    """Make all later results on a GPU the same in each run, as they always are on a CPU. To be called
+    before the GPU is used for the first time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
 
 
 def device_name(device: torch.device | str) -> str:
@@ -234,7 +233,7 @@ def train_epoch(
         if stop and i + 1 < len(sizes) and (i + 1) % stop_every == 0 and any_rank(stop()):
             raise Interrupted
     # The loss of the last step says nothing about the weights that this step made.
-    weights = step.network.parameters()
+    weights = step.network.state_dict().values()
     finite = torch.stack([weight.isfinite().all() for weight in weights]).all()
     failed = torch.where(finite, failed, failed.clamp(max=len(sizes) - 1))
     if get_world_size() > 1:
