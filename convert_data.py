@@ -192,7 +192,7 @@ def read_names(path: str | Path, dataset: DatasetSpec) -> tuple[frozenset[str], 
     """The names of clips in a text file, in whatever form -> (names, lines that contain none).
 
     Quotes, commas, paths, suffixes, capitals and several names in a line make no difference. Lines that
-    are empty or begin with # are comments.
+    are empty, and what follows a #, are comments.
     """
     if not os.path.exists(path) or Path(path).is_dir():  # noqa: PTH110 (or a device)
         fault = "is a folder" if Path(path).is_dir() else "does not exist"
@@ -202,12 +202,11 @@ def read_names(path: str | Path, dataset: DatasetSpec) -> tuple[frozenset[str], 
     except ValueError:
         text = Path(path).read_text(encoding="latin-1")  # names are ASCII in any encoding
     names, others = set(), []
-    for line in text.splitlines():
-        found = [dataset.find_name(field) for field in re.split(r"[\s,;|\"'`]+", line)]
-        if any(found):
-            names.update(filter(None, found))
-        elif line.strip() and not line.lstrip().startswith("#"):
-            others.append(line.strip())
+    for line in text.replace("\0", "").splitlines():  # (UTF-16 and UTF-32 without a mark)
+        content = line.partition("#")[0].strip()
+        names.update(found := dataset.find_names(content))
+        if content and not found:
+            others.append(content)
     return frozenset(names), others
 
 

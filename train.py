@@ -450,7 +450,8 @@ def main(
     """
     validate(config)
     folder = run_folder(config)
-    engine.use_deterministic_algorithms(config.machine.deterministic)
+    if config.machine.deterministic:
+        engine.use_deterministic_algorithms()
     device = engine.resolve_device(config.machine.device)
     engine.check_precision(config.machine.precision, device)
     tensorboard = tensorboard_writer(folder.path) if config.machine.tensorboard else None

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,26 @@ import numpy as np
 
 from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import SPLIT_NAMES, ClipStream, Failure, clean_clips
-from skeletons.custom_arrays import fill_missing_joints
+from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DatasetSpec
-from skeletons.layout import Layout
 from skeletons.other_projects import (
-    MAX_SAMPLES,
     Found,
+    as_integer,
     benchmark_name,
-    check_bodies,
     complete_clip,
-    count_classes,
     describe_data,
-    find_data_layout,
+    find_format,
     identify,
+    load_frames,
 )
 from skeletons.safe_pickle import read_pickle
-from skeletons.storage import is_integer
 
 
-def read_annotations(path: Path, named: DatasetSpec | None) -> ClipStream:
+def read_annotations(path: Path, named: DatasetSpec | None, need_split: bool = True) -> ClipStream:
     """A pickled dict: split (benchmark_train, benchmark_val -> names) and annotations, dicts with
     frame_dir or filename (the name), label, total_frames, keypoint (M, T, V, C). Without split, or as a
-    list of annotations alone, the names must be those of a published data set. If the joints are not
-    those of a Kinect, a layout.json in the same folder describes them."""
+    list of annotations alone, the names must be those of a published data set, unless `need_split` is
+    False. If the joints are not those of a Kinect, a layout.json in the same folder describes them."""
     split, annotations = _split_and_annotations(path, read_pickle(path))
     shapes = Counter(keypoint.shape[2:] for keypoint in map(_keypoint, annotations)
                      if keypoint is not None)  # fmt: skip
@@ -44,24 +41,25 @@ def read_annotations(path: Path, named: DatasetSpec | None) -> ClipStream:
             f"{path} has no annotation with a keypoint array (M, T, V, C){_contents(annotations)}\n"
             "see docs/data.md for the formats that can be converted"
         )
-    (joints, channels), _ = shapes.most_common(1)[0]  # an annotation of another shape is corrupt
+    (joints, number), _ = shapes.most_common(1)[0]  # an annotation of another shape is corrupt
     known = [(name, annotation.get("label")) for annotation in annotations
              if (name := _annotation_name(annotation))]  # fmt: skip
     names, labels = ([pair[i] for pair in known] for i in (0, 1))
     dataset = identify(path, named, names, labels)
-    layout = find_data_layout(path, dataset, channels, joints)
+    notes: list[str] = []
     keypoints = filter(lambda keypoint: keypoint is not None, map(_keypoint, annotations))
     clips = (keypoint.transpose(1, 3, 2, 0) for keypoint in keypoints
-             if keypoint.shape[2:] == (joints, channels))  # fmt: skip
-    check_bodies(path, layout, islice(clips, MAX_SAMPLES))
+             if keypoint.shape[2:] == (joints, number))  # fmt: skip
+    fields = describe_data(path, dataset, labels, notes)
+    form = find_format(path, dataset, (number, joints), clips, notes)
     if split is None:
         unknown = next((name for name in names if not (dataset and dataset.find_name(name))), None)
-        if unknown:
+        if unknown and need_split:
             raise ValueError(
                 f"{path} does not say whether {unknown} is for training or for the test\n"
                 "save a dict: {'split': {'train': [names], 'val': [names]}, 'annotations': [...]}"
             )
-        benchmarks, splits_of = list(dataset.benchmarks), None
+        benchmarks, splits_of = list(dataset.benchmarks) if dataset else [], None
     else:
         benchmarks, splits_of = _read_splits(path, split, set(names))
 
@@ -71,20 +69,19 @@ def read_annotations(path: Path, named: DatasetSpec | None) -> ClipStream:
             yield (
                 f"{path}, annotation {i}",
                 clip,
-                partial(_load_annotation, annotation, clip, dataset, layout, splits_of),
+                partial(_load_annotation, annotation, clip, dataset, form, splits_of),
             )
 
     unannotated = (splits_of or {}).keys() - set(names)
     missing = [Failure(str(path), "", f"{name} is in a split and has no annotation")
                for name in splits_of or () if name in unannotated]  # fmt: skip
-    fields = describe_data(path, dataset, count_classes(labels))
     return ClipStream(
         **fields,
-        layout=layout,
+        layout=form.layout,
         benchmarks=benchmarks,
         total=len(annotations) + len(missing),
-        clips=chain(clean_clips(found(), fields["classes"], (channels, joints)), missing),
-        channels=channels,
+        clips=chain(clean_clips(found(), fields["classes"], (form.channels, joints)), missing),
+        channels=form.channels,
     )
 
 
@@ -139,11 +136,11 @@ def _read_splits(
     splits_of: dict[str, dict[str, str]] = {}
     keys: dict[str, dict[str, str]] = {}  # benchmark -> "train" or "val" -> the key in the file
     for key, names in split.items():
-        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", str(key))
+        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", str(key), re.IGNORECASE)
         if not fields:
             raise ValueError(f"{path}: split {key} is neither ..._train nor ..._val nor ..._test\n"
                              "rename or remove it")  # fmt: skip
-        benchmark, name = fields[1] + fields[3] or benchmark_name(path), SPLIT_NAMES[fields[2]]
+        benchmark, name = fields[1] + fields[3] or benchmark_name(path), SPLIT_NAMES[fields[2].lower()]
         if (earlier := keys.setdefault(benchmark, {}).setdefault(name, key)) != key:
             raise ValueError(f"{path}: {earlier} and {key} are both test splits\nremove one of them")
         listed = isinstance(names, (list, tuple, set)) or (
@@ -191,7 +188,7 @@ def _load_annotation(
     annotation: object,
     clip: Clip,
     dataset: DatasetSpec | None,
-    layout: Layout,
+    form: ArrayFormat,
     splits_of: Mapping[str, dict[str, str]] | None,
 ) -> np.ndarray:
     """Complete the clip but for its data; returns the frames (T, C, V, M)."""
@@ -200,23 +197,28 @@ def _load_annotation(
         raise InvalidClip("no frame_dir or filename that is text")
     if keypoint is None:
         raise InvalidClip("no keypoint that is an array (M, T, V, C)")
-    label, count = annotation.get("label"), annotation.get("total_frames", keypoint.shape[1])
-    for key, value in (("label", label), ("total_frames", count)):
-        if not is_integer(value):
-            raise InvalidClip(f"no {key} that is a whole number")
-    label, count = int(label), int(count)
+    numbers = []
+    for key, default in (("label", None), ("total_frames", keypoint.shape[1])):
+        value = annotation.get(key, default)
+        numbers.append(as_integer(value))
+        if numbers[-1] is None:
+            remedy = "; number the classes from 0" * (key == "label")
+            raise InvalidClip(f"no {key} that is a whole number, but {value!r:.40}{remedy}")
+    label, count = numbers
     bodies, frames = keypoint.shape[:2]
     if count > frames or (bodies > frames and "total_frames" not in annotation):
         known = f"total_frames is {count}" if "total_frames" in annotation else "no total_frames"
         raise InvalidClip(f"{known}, and keypoint is {keypoint.shape}, which should be (M, T, V, C)")
     clip.name, clip.label = name, label
     complete_clip(clip, dataset)
-    clip.splits = dataset.splits(clip) if splits_of is None else splits_of.get(name, {})
+    if splits_of is not None:
+        clip.splits = splits_of.get(name, {})
+    elif dataset and dataset.find_name(name):
+        clip.splits = dataset.splits(clip)
     data, scores = keypoint.transpose(1, 3, 2, 0), annotation.get("keypoint_score")
     if scores is not None:
         if not isinstance(scores, np.ndarray) or scores.shape != keypoint.shape[:3]:
             raise InvalidClip(f"keypoint_score does not fit keypoint {keypoint.shape}")
         scores = scores.transpose(1, 2, 0)
-    if not dataset or layout != dataset.layout:
-        data = fill_missing_joints(data, layout, scores)
-    return data[: max(count, 0)]
+    data = data[: max(count, 0)]
+    return load_frames(data, form, dataset, None if scores is None else scores[: len(data)])

@@ -33,7 +33,7 @@ REQUIRED_COLUMNS = ("name", "label", "split")
 COLUMNS = (*REQUIRED_COLUMNS, "subject", "camera", "axes")
 OLDER_NAMES = {"part": "split", "performer": "subject"}  # of columns
 SEPARATORS = ",;\t"
-UNKNOWN = {"", "-", "?", "nan", "none", "null", "n/a", "unknown"}  # subjects and cameras
+UNKNOWN = {"", "-", "?", "n.a.", "n/a", "na", "nan", "none", "null", "unknown"}  # subjects and cameras
 BENCHMARK = "custom"  # the only one
 CHANNELS = (["x", "y"], ["x", "y", "z"], ["x", "y", "score"], ["x", "y", "z", "score"])
 LAYOUT_HINT = (
@@ -54,7 +54,7 @@ def read_custom(folder: Path, encoding: str = "") -> ClipStream:
     Raises ValueError if the table is wrong, or does not fit the files. A corrupt file is a failure in
     the stream.
     """
-    path = folder / "clips.csv"
+    path = find_file(folder, "clips.csv")
     rows, notes = _read_table(path, encoding)
     classes = sorted({row["label"] for _, row in rows}, key=lambda name: (_number(name), name))
     clips = _read_rows(path, rows, classes)
@@ -87,6 +87,14 @@ def load_custom_clip(path: Path, form: ArrayFormat, axes: str = "") -> np.ndarra
     return load_clip(open_array(path), form, axes)
 
 
+def find_file(folder: Path, name: str) -> Path:
+    """The path of the file of this name in a folder, in whatever capitals its name is."""
+    path = folder / name
+    if os.path.lexists(path) or not folder.is_dir():
+        return path
+    return next((file for file in folder.iterdir() if file.name.lower() == name), path)
+
+
 # --- clips.csv ----------------------------------------------------------------------------------------
 
 
@@ -111,9 +119,13 @@ def decode_text(path: Path, encoding: str = "") -> str:
 
 def _read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """(number of its line, dict) for each row of a CSV file, with commas, semicolons or tabs; notes."""
-    file = io.StringIO(decode_text(path, encoding), newline="")
+    text = decode_text(path, encoding)
+    # Before the header there may be empty lines, and one in which Excel names the separator.
+    start = re.match(r'\s*("?sep=.?"?\s*)?', text)[0]
+    file = io.StringIO(text[len(start) :], newline="")
     header = file.readline().strip()
     file.seek(0)
+    earlier = len(start.splitlines())
     separator = max(SEPARATORS, key=header.count)
     try:
         table = csv.reader(file, delimiter=separator, skipinitialspace=True)
@@ -121,7 +133,7 @@ def _read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, st
         for older, name in OLDER_NAMES.items():
             if name not in columns:
                 columns = [name if column == older else column for column in columns]
-        numbered = [(table.line_num, list(map(str.strip, row))) for row in table if any(row)]
+        numbered = [(earlier + table.line_num, list(map(str.strip, row))) for row in table if any(row)]
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}\nsave it as one") from error
     if not set(REQUIRED_COLUMNS) <= set(columns) or not numbered:
@@ -158,7 +170,7 @@ def _read_rows(
     named: dict[str, str] = {}
     for (line, row), subject, camera in zip(rows, subjects, cameras, strict=True):
         name, split = row["name"].replace("\\", "/"), SPLIT_NAMES.get(row["split"].lower())
-        name = name.removesuffix(".npy")
+        name = re.sub(r"\.npy$", "", name, flags=re.IGNORECASE)
         if split is None:
             raise ValueError(f"{path}, line {line}: split is '{row['split']}'\nit must be train or val")
         if named.setdefault(split, row["split"].lower()) != row["split"].lower():
@@ -182,12 +194,15 @@ def _read_rows(
 
 def _find_doubts(rows: Sequence[tuple[int, dict[str, str]]], classes: Sequence[str]) -> list[str]:
     """Notes on what is probably meant in another way."""
-    notes, alike = [], {}
-    for name in classes:
-        alike.setdefault(_number(name) or re.sub(r"[\s_-]+", " ", name).casefold(), []).append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            notes.append(f"WARNING: {', '.join(names)} are different classes; do you mean one?")
+    notes = []
+    subjects = sorted({row.get("subject", "") for _, row in rows})
+    for what, texts in (("classes", classes), ("subjects", subjects)):
+        alike: dict[float | str, list[str]] = {}
+        for text in texts:
+            alike.setdefault(_number(text) or re.sub(r"[\s_-]+", " ", text).casefold(), []).append(text)
+        notes += [f"WARNING: {', '.join(names)} are different {what}; do you mean one?"
+                  for names in alike.values() if len(names) > 1 and names[0].lower() not in UNKNOWN
+                  and (what == "classes" or len(set(_numbered(names))) > 1)]  # fmt: skip
     unknown = [(row.get("subject") or "").lower() in UNKNOWN for _, row in rows]
     if any(unknown) and not all(unknown):
         notes.append(
@@ -213,7 +228,7 @@ def _numbered(values: Sequence[str | None]) -> list[int]:
         return not _is_number(name), _number(name), name
 
     names = sorted(set(filter(None, known)), key=order)
-    if all(name.isdecimal() and int(name) for name in names):
+    if all(name.isdecimal() and 0 < int(name) < 2**31 for name in names):
         return [int(value or 0) for value in known]
     return [names.index(value) + 1 if value else 0 for value in known]
 
@@ -227,8 +242,7 @@ def _find_format(folder: Path, axes: Mapping[str, str], notes: list[str]) -> Arr
     axes   name of each clip -> order of its axes, if it is known
     notes  a list to which doubts are added
     """
-    path = folder / "layout.json"
-    given, channels = _read_layout_file(path) if os.path.lexists(path) else (None, None)
+    given, channels = read_layout(folder) or (None, None)
     layouts = [given] if given else list(KINECTS)
     numbers = {len(channels)} if channels else {2, 3, 4} if given else {3}
 
@@ -248,7 +262,7 @@ def _find_format(folder: Path, axes: Mapping[str, str], notes: list[str]) -> Arr
     layout = next(layout for layout in layouts if len(layout.joints) == joints)
     some = np.unique(np.linspace(0, len(names) - 1, MAX_SAMPLES).astype(int))
     samples = [open_clip(names[i]) for i in some]
-    scores = _has_scores(folder, samples, layout, bool(given), channels, notes)
+    scores = has_scores(folder, samples, layout, bool(given), channels, notes)
     ratio = bone_ratio([data[:, : number - scores] for data in samples], layout)
     if ratio > UNLIKE_A_BODY:
         notes.append(
@@ -280,8 +294,8 @@ def _refuse_all(folder: Path, names: Iterable[str], given: Layout | None, proble
     raise ValueError(f"{fault}; layout.json is missing\n{LAYOUT_HINT}")
 
 
-def _has_scores(
-    folder: Path,
+def has_scores(
+    path: Path,
     samples: Sequence[np.ndarray],
     layout: Layout,
     given: bool,
@@ -291,6 +305,8 @@ def _has_scores(
     """Whether the last number of each joint is a score, in most of the clips `samples` (T, C, V, M).
 
     given, channels  whether layout.json names the layout; what it says about the numbers
+    notes  a list to which doubts are added
+    Raises ValueError if they can be z, or if layout.json must say it.
     """
     if channels:
         return channels[-1] == "score"
@@ -298,21 +314,24 @@ def _has_scores(
     parts = [(data[:, :-1], data[:, -1]) for data in samples]
     likely = number > 2 and 2 * sum(are_scores(*part) for part in parts) > len(parts)
     if number == 4 and not likely:
-        raise ValueError(f"{folder}: the clips have 4 coordinates per joint\n"
+        raise ValueError(f"{path}: the clips have 4 coordinates per joint\n"
                          "they need 2 or 3, and a score from 0 to 1 if there is one")  # fmt: skip
     if number == 4 or not likely:
         return likely
     large = any(is_in_large_unit(xy) for xy, _ in parts)
     if layout in KINECTS and large:
-        raise ValueError(f"{folder}: the third number of each joint is a score, not z of "
+        raise ValueError(f"{path}: the third number of each joint is a score, not z of "
                          f"{layout.name}\n{LAYOUT_HINT}")  # fmt: skip
     if layout in KINECTS and given:
         return False
     if layout not in KINECTS and (large or layout in LAYOUTS.values()):
-        notes.append(f"the third number of each joint in {folder} is from 0 to 1: taken for its score")
+        notes.append(
+            f"the third number of each joint in {path} is from 0 to 1: taken for its score; "
+            'if it is z, layout.json must say "channels": ["x", "y", "z"]'
+        )
         return True
     raise ValueError(
-        f"{folder}: the third number of each joint is from 0 to 1: it can be z, or a score\n"
+        f"{path}: the third number of each joint is from 0 to 1: it can be z, or a score\n"
         'layout.json must say "channels": ["x", "y", "z"] or ["x", "y", "score"]'
         + f' and "name": one of {", ".join(LAYOUTS)}'
         * (not given)
@@ -322,17 +341,21 @@ def _has_scores(
 # --- layout.json --------------------------------------------------------------------------------------
 
 
-def read_layout(path: Path) -> Layout:
-    """A layout.json: the name of one of LAYOUTS alone, or joints (names), parents (names or indices,
-    null or -1 for the root) and parts (name -> names or indices). Raises ValueError."""
-    return _read_layout_file(path)[0]
+def read_layout(folder: Path) -> tuple[Layout, list[str] | None] | None:
+    """The layout.json in a folder: the name of one of LAYOUTS alone, or joints (names), parents (names
+    or indices, null or -1 for the root) and parts (name -> names or indices).
 
-
-def _read_layout_file(path: Path) -> tuple[Layout, list[str] | None]:
-    """The layout, and what the numbers of each joint are ("channels"), if the file says it."""
+    Returns the layout and what the numbers of each joint are ("channels"), if the file says it; None if
+    there is no such file. Raises ValueError.
+    """
+    path = find_file(folder, "layout.json")
+    if not os.path.lexists(path):
+        return None
     try:
         fields = json.loads(decode_text(path))
-    except ValueError as error:
+    except OSError as error:
+        raise _layout_error(path, str(error.strerror)) from error
+    except (ValueError, RecursionError) as error:
         raise _layout_error(path, str(error).partition("\n")[0]) from error
     try:
         return _parse_layout(fields, path.parent.name)
@@ -347,7 +370,7 @@ def _layout_error(path: Path, fault: str) -> ValueError:
 
 
 def _parse_layout(fields: object, default_name: str) -> tuple[Layout, list[str] | None]:
-    """The contents of a layout.json -> as `_read_layout_file`. Raises KeyError, ValueError."""
+    """The contents of a layout.json -> as `read_layout`. Raises KeyError, ValueError."""
     fields = {"name": fields} if isinstance(fields, str) else fields
     if not isinstance(fields, dict):
         raise ValueError("it is not a {...} with joints, parents and parts")
@@ -377,7 +400,7 @@ def _parse_layout(fields: object, default_name: str) -> tuple[Layout, list[str] 
         if isinstance(joint, int) and not isinstance(joint, bool) and 0 <= joint < len(joints):
             return joint
         if joint not in joints:
-            raise ValueError(f"{joint} is not among its joints")
+            raise ValueError(f"{joint or repr(joint)} is not among its joints")
         return joints.index(joint)
 
     members: dict[str, tuple[int, ...]] = {}

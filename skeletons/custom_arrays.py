@@ -41,13 +41,13 @@ class ArrayFormat(NamedTuple):
 def open_array(path: Path) -> np.ndarray:
     """The array in a .npy file, left on disk where possible. Raises InvalidClip, OSError."""
     if not path.is_file():
-        raise InvalidClip("there is no such file")
+        raise InvalidClip("there is no such file; clips.csv must give its path from this folder")
     if path.stat().st_size > 2 * MAX_CLIP_BYTES:  # (in float64; float32 is checked later)
         raise InvalidClip(f"larger than {2 * MAX_CLIP_BYTES >> 20} MiB, which no clip is")
     try:
         return read_array(path, mmap=True)
     except ValueError as error:
-        fault = str(error.__cause__ or error).partition("\n")[0]
+        fault = str(error.__cause__ or error).partition("\n")[0].removeprefix(f"{path} ")
         raise InvalidClip(f"truncated, or not a .npy file of numbers: {fault}") from None
 
 
@@ -60,8 +60,13 @@ def load_clip(array: np.ndarray, form: ArrayFormat, axes: str = "") -> np.ndarra
     data = order_axes(array, [form.layout], {form.channels + form.scores}, axes)
     if data.size * data.itemsize > MAX_CLIP_BYTES:
         raise InvalidClip(f"larger than {MAX_CLIP_BYTES >> 20} MiB, which no clip is")
-    validate_coordinates(np.where(np.isnan(data), 0, data))
-    scores = None
+    return prepare_frames(data, form)
+
+
+def prepare_frames(data: np.ndarray, form: ArrayFormat, scores: np.ndarray | None = None) -> np.ndarray:
+    """Frames (T, C, V, M), with scores as the last channel or as `scores` (T, V, M), if there are any
+    -> without scores, with missing joints filled in. Raises InvalidClip."""
+    validate_coordinates(np.where(data != data, 0, data))  # (NaN is a missing joint)
     if form.scores:
         data, scores = data[:, :-1], data[:, -1]
         if not are_scores(data, scores):
@@ -78,7 +83,7 @@ def order_axes(
     if array.ndim == 5 and len(array) == 1:  # a batch of one clip
         array, axes = array[0], axes.removeprefix("N")
     if array.ndim not in (3, 4):
-        raise InvalidClip(f"an array {array.shape}, neither (T, V, C) nor (M, T, V, C)")
+        raise InvalidClip(f"an array {array.shape}; reshape it to (T, V, C) or (M, T, V, C)")
     data = to_clip(array, axes or find_axes(array, layouts, numbers))
     sizes = {len(layout.joints) for layout in layouts}
     if data.shape[2] not in sizes or data.shape[1] not in numbers:
@@ -118,7 +123,7 @@ def find_axes(array: np.ndarray, layouts: Sequence[Layout], numbers: Collection[
     orders = _possible_orders(array.shape, sizes, numbers)
     if not orders:
         if array.ndim not in ORDERS:
-            raise InvalidClip(f"an array {array.shape}, neither (T, V, C) nor (M, T, V, C)")
+            raise InvalidClip(f"an array {array.shape}; reshape it to (T, V, C) or (M, T, V, C)")
         found = _describe(array.shape[-2], array.shape[-1], sizes, numbers)
         raise InvalidClip(f"an array {array.shape}: {found}")
     for measure in (_unused_coordinates, _step_between_frames, _bone_variation):
@@ -140,7 +145,8 @@ def find_axes(array: np.ndarray, layouts: Sequence[Layout], numbers: Collection[
 def _possible_orders(
     shape: tuple[int, ...], joints: Collection[int], numbers: Collection[int]
 ) -> list[str]:
-    """The orders of the axes that the shape allows, without those that mean the same."""
+    """The orders of the axes that the shape allows, without those that mean the same. Raises
+    InvalidClip if there would be too many bodies."""
     orders: dict[str, str] = {}
     for order in map("".join, permutations(ORDERS.get(len(shape), ""))):
         size = dict(zip(order, shape, strict=False))
@@ -152,7 +158,12 @@ def _possible_orders(
             longer = "".join(letter for letter in order if size[letter] > 1)
             orders.setdefault(longer, order)
     few = [o for o in orders.values() if "M" not in o or shape[o.index("M")] <= MAX_TRACKED]
-    return few or list(orders.values())
+    if orders and not few:
+        raise InvalidClip(
+            f"an array {shape} is not of one clip with up to {MAX_TRACKED} bodies; save several clips "
+            f"one by one, or a column axes of clips.csv must say {' or '.join(orders.values())}"
+        )
+    return few
 
 
 def _keep_best(
@@ -180,11 +191,15 @@ def _unused_coordinates(data: np.ndarray, layouts: Sequence[Layout]) -> float:
 
 
 def _step_between_frames(data: np.ndarray, layouts: Sequence[Layout]) -> float:
-    """Mean change of a coordinate between frames; of one frame, a quarter of the body's size."""
+    """Mean change of a coordinate between frames; of one frame, a quarter of the body's size. (Scores
+    change more, and so do joints that are found again.)"""
     data = np.asarray(data, np.float64)
+    coordinates, last = data[..., :-1, :, :], data[..., -1, :, :]
+    if data.shape[-3] > 2 and are_scores(coordinates, last):
+        data = coordinates
     if data.shape[-4] == 1:
         return float(np.nanstd(data, -2).mean()) / 4
-    return float(np.nanmean(np.abs(np.diff(data, axis=-4))))
+    return float(np.nanmean(np.abs(np.diff(np.where(data == 0, np.nan, data), axis=-4))))
 
 
 def _bone_variation(data: np.ndarray, layouts: Sequence[Layout]) -> float:
@@ -307,7 +322,9 @@ def fill_missing_joints(
         known = frames[~missing[frames, joint, body]]
         if len(frames) and not len(known):
             if nan[frames, joint, body].all():
-                raise InvalidClip(f"joint {joint + 1} is NaN in every frame")
+                raise InvalidClip(
+                    f"joint {joint + 1} is NaN in every frame; leave it out, or write zeros"
+                )
             never.append((joint, body))
             continue
         for trajectory in data[:, :, joint, body].T:

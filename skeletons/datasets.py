@@ -57,12 +57,13 @@ class DatasetSpec:
     def find_name(self, file: str) -> str:
         """The name of the clip in the name or path of a file, however that is written (capitals,
         "_rgb", " (1)", any suffix); "" if it contains none."""
+        return next(iter(self.find_names(file.replace("\\", "/").rpartition("/")[2])), "")
+
+    def find_names(self, text: str) -> list[str]:
+        """All names of clips in a text, however they are written and separated."""
         pattern, example = self.name_form
-        file = file.replace("\\", "/").rpartition("/")[2]
-        found = re.search(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", file, re.IGNORECASE | re.ASCII)
-        if not found:
-            return ""
-        return found[0].upper() if example.isupper() else found[0].lower()
+        found = re.finditer(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", text, re.IGNORECASE | re.ASCII)
+        return [name[0].upper() if example.isupper() else name[0].lower() for name in found]
 
     def is_raw(self, file: str) -> bool:
         """Whether a file is a raw file, by its name."""

@@ -19,8 +19,8 @@ from skeletons.clip_stream import (
     ClipStream,
     clean_clips,
 )
-from skeletons.custom import read_layout
-from skeletons.custom_arrays import check_body, find_axes
+from skeletons.custom import has_scores, read_layout
+from skeletons.custom_arrays import ArrayFormat, are_scores, check_body, find_axes, prepare_frames
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.layout import KINECTS, LAYOUTS, Layout
 from skeletons.storage import SPLITS, find_layout, is_integer, read_meta, read_split, split_files
@@ -59,8 +59,9 @@ def identify(
             raise ValueError(
                 f"{path}: {name} is not a clip of {dataset.title}\ngive --dataset {' or '.join(others)}"
             )
-    pairs = [pair for pair in zip(names, labels, strict=True) if is_integer(pair[1])]
-    wrong = [pair for pair in pairs if read_name(dataset, pair[0])[0] not in (None, pair[1])]
+    pairs = zip(names, map(as_integer, labels), strict=True)
+    wrong = [pair for pair in pairs if read_name(dataset, pair[0])[0] not in (None, pair[1])
+             and pair[1] is not None]  # fmt: skip
     if 2 * len(wrong) > len(names):
         name, label = wrong[0]
         expected = read_name(dataset, name)[0]
@@ -85,21 +86,34 @@ def complete_clip(clip: Clip, dataset: DatasetSpec | None) -> None:
         raise InvalidClip(f"its label is {clip.label}, its name says {label}")
 
 
-def describe_data(path: Path, dataset: DatasetSpec | None, classes: int) -> dict[str, Any]:
+def describe_data(
+    path: Path, dataset: DatasetSpec | None, labels: Iterable[object], notes: list[str]
+) -> dict[str, Any]:
     """Title, classes, output folder and so on, as fields of a ClipStream. Somebody's own classes are
-    called by their numbers, as nothing gives their names."""
+    called by their numbers, as nothing gives their names.
+
+    notes  a list to which doubts are added
+    """
     if dataset:
         names = ("title", "classes", "padded_frames", "official_counts", "out_folder")
-        return {name: getattr(dataset, name) for name in names}
+        return {name: getattr(dataset, name) for name in names} | {"notes": notes}
     title = path.name.removesuffix(path.suffix) if path.is_file() else path.name
+    present = set(map(as_integer, labels))
+    classes = count_classes(present)
+    notes.append(
+        f"{path} does not name its classes: they are called 0 to {classes - 1}; give --dataset if "
+        "they are those of a published data set"
+    )
+    if unused := [label for label in range(classes) if label not in present]:
+        notes.append(
+            f"WARNING: {len(unused)} of {classes} classes have no clip: no label is {unused[0]}. "
+            "Labels count from 0"
+        )
     return {
         "title": title,
         "classes": [str(label) for label in range(classes)],
         "out_folder": f"{title}-converted",
-        "notes": [
-            f"{path} does not name its classes: they are called 0 to {classes - 1}; give --dataset if "
-            "they are those of a published data set"
-        ],
+        "notes": notes,
     }
 
 
@@ -108,32 +122,86 @@ def benchmark_name(path: Path) -> str:
     return re.sub(r"[^\w.+-]+", "_", path.stem, flags=re.ASCII).strip("_.+-") or "data"
 
 
+def as_integer(value: object) -> int | None:
+    """The whole number that a label is, as 3, np.int64(3), 3.0 or np.array([3]); None if it is none."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    is_whole = isinstance(value, (float, np.floating)) and value.is_integer()
+    return int(value) if is_whole or is_integer(value) else None
+
+
 def count_classes(labels: Iterable[object]) -> int:
     """The number of classes that these labels need."""
-    return 1 + max((int(n) for n in labels if is_integer(n) and 0 <= n < MAX_CLASSES), default=0)
+    numbers = filter(None, map(as_integer, labels))  # (None or 0)
+    return 1 + max((number for number in numbers if 0 <= number < MAX_CLASSES), default=0)
 
 
-def find_data_layout(path: Path, dataset: DatasetSpec | None, channels: int, joints: int) -> Layout:
-    """The layout of bodies of so many joints with so many coordinates: that of the data set, a Kinect's
-    for somebody's own 3D data, or of the layout.json next to the file."""
-    file = path.parent / "layout.json"
-    if os.path.lexists(file):
-        layout = read_layout(file)
-        if len(layout.joints) != joints:
+def find_format(
+    path: Path,
+    dataset: DatasetSpec | None,
+    shape: tuple[int, int],
+    clips: Iterable[np.ndarray],
+    notes: list[str],
+) -> ArrayFormat:
+    """The format of a file's bodies: of the layout.json next to it, or that of the data set; a Kinect's
+    for somebody's own 3D data.
+
+    shape  how many numbers a joint has, and how many joints there are
+    clips  some of them, (T, C, V, M)
+    notes  a list to which doubts are added
+    Raises ValueError if it is not known, or if most of the clips contradict it.
+    """
+    number, joints = shape
+    if number not in (2, 3, 4):
+        raise ValueError(
+            f"{path} has {joints} joints with {number} coordinates each\n"
+            "they need 2 or 3; is the order of the axes another one? docs/data.md describes the formats"
+        )
+    given, channels = read_layout(path.parent) or (None, None)
+    known = [given] if given else [dataset.layout] if dataset else KINECTS
+    fitting = [layout for layout in known if len(layout.joints) == joints]
+    counts = [(joints, "joints", given.joints)] if given else []
+    counts += [(number, "numbers per joint", channels)] if channels else []
+    for count, what, expected in counts:
+        if count != len(expected):
             raise ValueError(
-                f"{path} has {joints} joints; {file} describes {len(layout.joints)}\n"
+                f"{path} has {count} {what}; the layout.json describes {len(expected)}\n"
                 "correct it, or move it if it belongs to other data"
             )
-        return layout
-    for layout in [dataset.layout] if dataset else KINECTS:
-        if (len(layout.joints), channels) == (joints, 3):
-            return layout
-    like = next((known.name for known in LAYOUTS.values() if len(known.joints) == joints), "...")
-    raise ValueError(
-        f"{path} has {joints} joints with {channels} coordinates, but does not say which they are\n"
-        f"""describe them in a layout.json next to it, such as {{"name": "{like}"}} (docs/data.md)"""
-        + (f", or choose another --dataset ({', '.join(DATASETS)})" if dataset else "")
-    )
+    if not given and (number != 3 or not fitting):
+        like = [known.name for known in LAYOUTS.values() if len(known.joints) == joints]
+        raise ValueError(
+            f"{path} has {joints} joints with {number} coordinates, but does not say which they are\n"
+            "describe them in a layout.json next to it, such as "
+            + " or ".join(f'{{"name": "{name}"}}' for name in like or ["..."])
+            + " (docs/data.md)"
+            + (f", or choose another --dataset ({', '.join(DATASETS)})" if dataset else "")
+        )
+    (layout,) = fitting
+    samples = [data for data in islice(clips, MAX_SAMPLES) if data.dtype.kind in "iuf"]
+    scores = False
+    if given and samples and not (dataset and layout == dataset.layout):
+        scores = has_scores(path, samples, layout, True, channels, notes)
+    elif not dataset and 2 * sum(are_scores(xyz[:, :2], xyz[:, 2]) for xyz in samples) > len(samples):
+        notes.append(
+            f"WARNING: the third number of each joint in {path} is from 0 to 1: taken for z; if it is "
+            'a score, a layout.json next to it must say "channels": ["x", "y", "score"]'
+        )
+    check_bodies(path, layout, (data[:, : number - scores] for data in samples))
+    return ArrayFormat(layout, number - scores, scores)
+
+
+def load_frames(
+    data: np.ndarray,
+    form: ArrayFormat,
+    dataset: DatasetSpec | None,
+    scores: np.ndarray | None = None,
+) -> np.ndarray:
+    """Frames (T, C, V, M), and scores (T, V, M) if there are any -> the same without scores and missing
+    joints, unless the bodies are those of a data set."""
+    if dataset and form.layout == dataset.layout:
+        return data
+    return prepare_frames(data, form, scores)
 
 
 def check_bodies(path: Path, layout: Layout, clips: Iterable[np.ndarray]) -> None:
@@ -141,7 +209,7 @@ def check_bodies(path: Path, layout: Layout, clips: Iterable[np.ndarray]) -> Non
     faults: list[InvalidClip | None] = []
     for data in clips:
         try:
-            validate_coordinates(data)
+            validate_coordinates(np.where(data != data, 0, data))
         except InvalidClip:
             continue  # reported when it is converted
         try:
@@ -184,8 +252,7 @@ def read_arrays(files: Sequence[Path], named: DatasetSpec | None) -> ClipStream:
     if not splits:
         raise FileNotFoundError(f"{files[0]} is not called train_data.npy or val_data.npy\nrename it")
     _refuse_overlap(splits)
-    dataset, fields, layout = _common_description(list(splits.values()), named)
-    data = next(iter(splits.values()))[2][0]
+    dataset, fields, form = _common_description(list(splits.values()), named)
     bodies = {meta.get("bodies") or "" for _, meta, _ in splits.values()}
 
     def found() -> Found:
@@ -194,20 +261,20 @@ def read_arrays(files: Sequence[Path], named: DatasetSpec | None) -> ClipStream:
             for i, (name, label, frames) in enumerate(_clips_of(*arrays)):
                 people = [column[i] for column in known]
                 clip = Clip(name, label, None, *people, splits={benchmark: split})
-                yield f"{file}, clip {i} ({name})", clip, partial(load, clip, frames)
+                yield f"{file}, clip {i} ({name})", clip, partial(load, clip, frames, meta)
 
-    def load(clip: Clip, frames: np.ndarray) -> np.ndarray:
+    def load(clip: Clip, frames: np.ndarray, meta: dict) -> np.ndarray:
         if not (clip.subject or clip.camera):
             complete_clip(clip, dataset)
-        return frames
+        return frames if "classes" in meta else load_frames(frames, form, dataset)
 
     return ClipStream(
         **fields,
-        layout=layout,
+        layout=form.layout,
         benchmarks=list(dict.fromkeys(benchmark for benchmark, _ in splits)),
         total=sum(len(arrays[1]) for *_, arrays in splits.values()),
-        clips=clean_clips(found(), fields["classes"], (data.shape[1], len(layout.joints))),
-        channels=data.shape[1],
+        clips=clean_clips(found(), fields["classes"], (form.channels, len(form.layout.joints))),
+        channels=form.channels,
         bodies=bodies.pop() if len(bodies) == 1 else "",
         # (The files may be links.)
         folders=tuple(
@@ -233,29 +300,29 @@ def _refuse_overlap(splits: Mapping[tuple[str, str], tuple[Path, dict, tuple]]) 
 
 def _common_description(
     splits: Sequence[tuple[Path, dict, tuple]], named: DatasetSpec | None
-) -> tuple[DatasetSpec | None, dict[str, Any], Layout]:
-    """(data set, fields of a ClipStream, layout) of the arrays, which either a meta.json describes or
+) -> tuple[DatasetSpec | None, dict[str, Any], ArrayFormat]:
+    """(data set, fields of a ClipStream, format) of the arrays, which either a meta.json describes or
     the names of their clips. Raises ValueError if their folders differ in them."""
     bare = [(file, arrays) for file, meta, arrays in splits if "classes" not in meta]
     names, labels = ([x for _, arrays in bare for x in arrays[i]] for i in (2, 3))
     dataset = identify(bare[0][0], named, names, labels) if bare else named
     root = Path(os.path.commonpath([file.parent.resolve() for file, *_ in splits]))
     first: tuple[Path, tuple] | None = None
+    notes: list[str] = []
     for file, meta, arrays in splits:
         channels, joints = arrays[0].shape[1], arrays[0].shape[-2]
         if "classes" in meta:
             title = meta.get("dataset", root.name)
             dataset = next((spec for spec in DATASETS.values() if spec.title == title), None)
-            fields = describe_data(root, dataset, 0)
-            fields |= {"title": title, "classes": meta["classes"], "notes": []}
-            layout = find_layout(file, joints, channels)
+            fields = describe_data(root, dataset, (), [])
+            fields |= {"title": title, "classes": meta["classes"]}
+            form = ArrayFormat(find_layout(file, joints, channels), channels)
         else:
-            fields = describe_data(root, dataset, count_classes(labels))
+            fields = describe_data(root, dataset, labels, notes)
             _check_axes(file, dataset, arrays[0])
-            layout = find_data_layout(file, dataset, channels, joints)
             clips = (frames for *_, frames in _clips_of(*arrays))
-            check_bodies(file, layout, islice(clips, MAX_SAMPLES))
-        described = (fields["title"], fields["classes"], layout)
+            form = find_format(file, dataset, (channels, joints), clips, notes)
+        described = (fields["title"], fields["classes"], form)
         first = first or (file.parent, described)
         for what, one, other in zip(
             ("data set", "classes", "layout"), first[1], described, strict=True
@@ -265,12 +332,12 @@ def _common_description(
                     f"{first[0]} and {file.parent} are not of the same {what}\n"
                     "convert them one after the other, each to its own --out_folder"
                 )
-    return dataset, fields, layout
+    return dataset, fields | {"notes": list(dict.fromkeys(notes))}, form
 
 
 def _check_axes(file: Path, dataset: DatasetSpec | None, data: np.ndarray) -> None:
     """Raise ValueError unless padded arrays are (N, C, T, V, M), as far as their numbers tell."""
-    if data.ndim != 5 or os.path.lexists(file.parent / "layout.json"):
+    if data.ndim != 5 or read_layout(file.parent):
         return
     try:
         axes = find_axes(data[:MAX_SAMPLES], [dataset.layout] if dataset else KINECTS, {2, 3})
@@ -302,17 +369,18 @@ BENCHMARK_WORDS = {"cs": "xsub", "csub": "xsub", "cv": "xview", "cview": "xview"
 
 def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
     """x_train (N, T, M * V * C), y_train (N, classes), (N,) or (N, 1), x_test (or x_val), y_test; read
-    row by row. The data set is the one that the user named, or NTU if the name of the file says so. A
-    layout.json next to the file describes joints that are not those of a Kinect in 3D."""
+    row by row. The data set is the one that the user named, or NTU (NTU 120) if the name of the file
+    says so. A layout.json next to the file describes joints that are not those of a Kinect in 3D."""
     is_ntu = re.search("(?<![a-z])ntu", path.stem.lower())
-    dataset = named or (DATASETS[DEFAULT_DATASET] if is_ntu else None)
+    is_ntu120 = re.search(r"(?<!\d)120(?!\d)", path.stem)
+    dataset = named or (DATASETS["ntu120" if is_ntu120 else DEFAULT_DATASET] if is_ntu else None)
     words = re.split("[^a-z]+", path.stem.lower())
     known = (BENCHMARK_WORDS[word] for word in words if word in BENCHMARK_WORDS)
     benchmark = next(known, benchmark_name(path))
     forms = [(layout, 3) for layout in ([dataset.layout] if dataset else KINECTS)]
-    if os.path.lexists(file := path.parent / "layout.json"):
-        layout = read_layout(file)
-        forms = [(layout, 3), (layout, 2)]
+    if found_layout := read_layout(path.parent):
+        given, names = found_layout
+        forms = [(given, number) for number in ([len(names)] if names else [3, 2])]
     labels: dict[str, list[int]] = {}
     try:
         archive = zipfile.ZipFile(path)
@@ -328,8 +396,9 @@ def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
             labels[split] = list(map(_label, rows))
         if len(columns) > 2 or found_forms[0] != found_forms[1]:
             raise InvalidClip("bodies or classes of the training clips are not those of the test clips")
-        layout, channels = found_forms[0]
-        classes = max(columns) or count_classes(chain(*labels.values()))
+        layout, number = found_forms[0]
+        used = range(max(columns)) if max(columns) else list(chain(*labels.values()))
+        classes = count_classes(used)
     except (OSError, MemoryError):
         raise
     except InvalidClip as error:
@@ -347,9 +416,12 @@ def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
         )
 
     def to_frames(row: np.ndarray) -> np.ndarray:
-        return row.reshape(len(row), -1, len(layout.joints), channels).transpose(0, 3, 2, 1)
+        return row.reshape(len(row), -1, len(layout.joints), number).transpose(0, 3, 2, 1)
 
-    def found() -> Found:
+    def load(row: np.ndarray) -> np.ndarray:
+        return load_frames(to_frames(row), form, dataset)
+
+    def found(load: Callable[[np.ndarray], np.ndarray]) -> Found:
         for split, suffix in suffixes.items():
             _, rows = _rows(archive, f"x_{suffix}.npy")
             for i, label in enumerate(labels[split]):
@@ -362,17 +434,24 @@ def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
                         f"{path} is corrupt in x_{suffix}, row {i}: {error}\ndownload it again"
                     ) from error
                 clip = Clip(f"{suffix}_{i:06}", label, None, splits={benchmark: split})
-                yield f"{path}, x_{suffix} {i}", clip, partial(to_frames, row)
+                yield f"{path}, x_{suffix} {i}", clip, partial(load, row)
 
-    check_bodies(path, layout, (load() for *_, load in islice(found(), MAX_SAMPLES)))
-    fields = describe_data(path, dataset, classes)
+    notes: list[str] = []
+    if classes < known and not named:
+        notes.append(
+            f"WARNING: {path} is taken for {dataset.title} because of its name, with clips of the "
+            f"first {classes} of {known} classes; rename it if it is not"
+        )
+    samples = (frames() for *_, frames in found(to_frames))
+    fields = describe_data(path, dataset, used, notes)
+    form = find_format(path, dataset, (number, len(layout.joints)), samples, notes)
     return ClipStream(
         **fields,
         layout=layout,
         benchmarks=[benchmark],
         total=sum(map(len, labels.values())),
-        clips=clean_clips(found(), fields["classes"], (channels, len(layout.joints))),
-        channels=channels,
+        clips=clean_clips(found(load), fields["classes"], (form.channels, len(layout.joints))),
+        channels=form.channels,
     )
 
 
@@ -400,7 +479,7 @@ def _npz_form(name: str, width: int, forms: Sequence[tuple[Layout, int]]) -> tup
         known = " or ".join(f"{len(layout.joints)} joints in {channels}D" for layout, channels in forms)
         raise InvalidClip(
             f"a frame of {name} has {width} numbers, which {'can be' if fitting else 'are not'} bodies "
-            f"of {known}; a layout.json next to it describes the joints"
+            f"of {known}; a layout.json next to it describes joints and channels"
         )
     return fitting[0][1:]
 
@@ -409,8 +488,8 @@ def _label(row: np.ndarray) -> int:
     """A label, one-hot or a whole number. -1, which is refused later, if it is neither."""
     if row.size > 1:
         return int(row.argmax()) if np.count_nonzero(row) == 1 and row.sum() == 1 else -1
-    (value,) = row.ravel()
-    return int(value) if row.dtype.kind != "b" and float(value).is_integer() else -1
+    label = as_integer(row)
+    return -1 if label is None else label
 
 
 def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

@@ -24,7 +24,7 @@ import numpy as np
 from skeletons.annotations import read_annotations
 from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import ClipStream, Failure, clean_clips, refuse_duplicates
-from skeletons.custom import read_custom
+from skeletons.custom import find_file, read_custom
 from skeletons.custom_arrays import ArrayFormat, find_axes, load_clip, to_clip
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.other_projects import open_member, read_arrays, read_npz
@@ -36,6 +36,7 @@ MAX_FILE_BYTES = 16 << 20
 ARRAY_NAMES = ("_data.npy", "_data_joint.npy")
 # Of files that may contain recordings and are not read when they are next to raw files.
 NOT_READ = (".7z", ".gz", ".npy", ".npz", ".part", ".pickle", ".pkl", ".rar", ".tar", ".tgz")
+VIDEOS = (".avi", ".jpg", ".mp4", ".png")  # next to raw files, and called as they are
 SINGLE_FILES = {".npz": read_npz, ".pkl": read_annotations, ".pickle": read_annotations}
 
 
@@ -60,11 +61,11 @@ def open_input(
     named = DATASETS[dataset_name] if dataset_name else None
     dataset = named or DATASETS[DEFAULT_DATASET]
     paths = [Path(path) for path in paths]
-    paths = [path.parent if path.name == "clips.csv" else path for path in paths]
+    paths = [path.parent if path.name.lower() == "clips.csv" else path for path in paths]
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist\n{usage_hint(dataset)}")
-        is_custom = (path / "clips.csv").is_file()
+        is_custom = find_file(path, "clips.csv").is_file()
         suffix = path.suffix.lower()
         if is_custom or suffix in SINGLE_FILES:
             if len(paths) > 1:
@@ -79,15 +80,17 @@ def open_input(
     zips = [file for file in files if file.lower().endswith(".zip") and Path(file).is_file()]
     if raw or zips:
         stream = read_raw(raw, zips, dataset_name or DEFAULT_DATASET, ignored, bodies, jobs)
-        used = (*raw, *zips)
+        used = {*raw, *zips}
         unused = [path for path in paths if not any(file.startswith(str(path)) for file in used)]
         stream.notes += [f"WARNING: no {dataset.suffix} files in {path}" for path in unused]
-        stream.notes += _not_read(files)
+        stream.notes += _not_read([file for file in files if file not in used], dataset)
         return stream
     if arrays:
         return read_arrays(arrays, named)
+    tables = [Path(file) for file in files if Path(file).name.lower() == "clips.csv"]
+    hint = f"give {tables[0].parent}, which has a clips.csv" if tables else usage_hint(dataset)
     raise FileNotFoundError(
-        "\n".join([f"no {dataset.suffix} files in {paths[0]}", *_not_read(files), usage_hint(dataset)])
+        "\n".join([f"no {dataset.suffix} files in {paths[0]}", *_not_read(files, dataset), hint])
     )
 
 
@@ -114,19 +117,28 @@ def read_clips(
             yield Clip(path.stem, 0, parsed.data, dropped=parsed.dropped)
         except Exception as error:
             yield Failure.from_error(str(path), error)
-    elif path.suffix == ".npy" and path.exists() and not path.name.endswith(ARRAY_NAMES):
+    elif suffix == ".npy" and path.exists() and not path.name.endswith(ARRAY_NAMES):
         dataset = DATASETS[dataset_name or DEFAULT_DATASET]
         yield from _read_npy(path, form or ArrayFormat(dataset.layout, 3))
     else:
         try:
-            clips = open_input([path], dataset_name, bodies=bodies).clips
+            if SINGLE_FILES.get(suffix) is read_annotations and path.exists():
+                named = DATASETS[dataset_name] if dataset_name else None
+                clips = read_annotations(path, named, need_split=False).clips
+            else:
+                clips = open_input([path], dataset_name, bodies=bodies).clips
         except FileNotFoundError:
             reason = "no clips in it in a format that convert_data.py reads"
             yield Failure(str(path), "", reason if path.exists() else "there is no such file")
         except (OSError, ValueError) as error:
-            yield Failure(str(path), "", str(error))
+            yield _failure(path, error)
         else:
             yield from clips
+
+
+def _failure(path: Path, error: Exception) -> Failure:
+    """The failure of a whole file, which its message may already name."""
+    return Failure("" if str(path) in str(error).partition("\n")[0] else str(path), "", str(error))
 
 
 def _read_npy(path: Path, form: ArrayFormat) -> Iterator[Clip | Failure]:
@@ -139,12 +151,16 @@ def _read_npy(path: Path, form: ArrayFormat) -> Iterator[Clip | Failure]:
         form = form._replace(scores=to_clip(array, axes).shape[-3] > form.channels)
         clips = array if array.ndim == 5 else [array]
     except (OSError, ValueError) as error:
-        yield Failure(str(path), "", str(error))
+        yield _failure(path, error)
         return
-    names = [f"{path.stem} {i}" for i in range(len(clips))] if len(clips) > 1 else [path.stem]
+    numbers = [f" {i}" for i in range(len(clips))] if len(clips) > 1 else [""]
     found = (
-        (f"{path.parent / name}", Clip(name, 0, None), partial(load_clip, clip, form, axes.strip("N")))
-        for name, clip in zip(names, clips, strict=True)
+        (
+            f"{path}{number}",
+            Clip(path.stem + number, 0, None),
+            partial(load_clip, clip, form, axes.strip("N")),
+        )
+        for number, clip in zip(numbers, clips, strict=True)
     )
     yield from clean_clips(found, [""], (form.channels, len(form.layout.joints)))
 
@@ -209,8 +225,13 @@ def read_raw(
     for path in zips:
         names = _list_zip(path)
         found += ((path, name) for name in names if dataset.is_raw(name))
-        notes += _not_read([display_path(path, name) for name in names], (".zip", *NOT_READ))
-    entries = sorted((dataset.find_name(file) or _stem(file), archive, file) for archive, file in found)
+        others = [display_path(path, name) for name in names if not dataset.is_raw(name)]
+        notes += _not_read(others, dataset, (".zip", *NOT_READ))
+    # (Of files with the same name, a copy "S... (1).skeleton" comes after the original.)
+    entries = sorted(
+        ((dataset.find_name(file) or _stem(file), archive, file) for archive, file in found),
+        key=lambda entry: (*entry[:2], _stem(entry[2]) != entry[0], entry[2]),
+    )
     if not entries:
         raise FileNotFoundError(
             "\n".join([f"no {dataset.suffix} files in {', '.join(zips)}", *notes, usage_hint(dataset)])
@@ -267,12 +288,24 @@ def _drop_copies(
         stream.notes.append(f"{copies} clips are in the input twice, with the same data: counted once")
 
 
-def _not_read(files: Sequence[str], suffixes: tuple[str, ...] = NOT_READ) -> list[str]:
-    """A note on the files that may contain recordings and are not read, if there are any."""
-    others = sorted(file for file in files if file.lower().endswith(suffixes))
-    more = f" and {len(others) - 1} more" if others[1:] else ""
-    remedy = "unpack archives, and convert other data alone"
-    return [f"WARNING: not read: {others[0]}{more}; {remedy}"] if others else []
+def _not_read(
+    files: Sequence[str], dataset: DatasetSpec, suffixes: tuple[str, ...] = NOT_READ
+) -> list[str]:
+    """Notes on the files that may contain recordings and are not read, if there are any."""
+    unread = {
+        "unpack archives, and convert other data alone": [
+            file for file in files if file.lower().endswith(suffixes)
+        ],
+        f"they are called as clips are; rename them to *{dataset.suffix} if they are raw files": [
+            file for file in files
+            if dataset.find_name(file) and not file.lower().endswith((*suffixes, *VIDEOS))
+        ],
+    }  # fmt: skip
+    more = {
+        remedy: f" and {len(others) - 1} more" * (len(others) > 1) for remedy, others in unread.items()
+    }
+    return [f"WARNING: not read: {min(others)}{more[remedy]}; {remedy}"
+            for remedy, others in unread.items() if others]  # fmt: skip
 
 
 def _stem(file: str) -> str:

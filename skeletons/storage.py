@@ -76,6 +76,11 @@ def read_array(path: str | Path, mmap: bool = False) -> np.ndarray:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a corrupt header raises nearly anything
+        if "Python objects" in str(error):
+            raise ValueError(
+                f"{path} contains Python objects (None, or lists of different lengths); save it as "
+                "float32, with NaN for gaps"
+            ) from None
         raise ValueError(f"{path} is corrupt: {error}\n{AGAIN}") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path} contains {array.dtype}, not numbers\n{AGAIN}")
@@ -160,9 +165,10 @@ def read_split(
     frames = data.shape[2] if padded else len(data)
     used = counts.max(initial=0) if padded else counts.sum()
     if counts.min(initial=0) < 0 or (used > frames if padded else used != frames):
+        axes = "(N, C, T, V, M)" if padded else "(frames, C, V, M)"
         raise ValueError(
             f"files of different conversions: {num_frame_path} counts {used} frames, {data_path} has "
-            f"{frames}\n{AGAIN}"
+            f"{frames}; or its axes {data.shape} are not {axes}\n{AGAIN}"
         )
     return data, counts, names, labels
 
@@ -188,7 +194,7 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
             counts = [len(meta[key][split]) for key in ("subject", "camera") if key in meta]
             if any(count != meta["clips"][split] for count in counts):
                 raise ValueError("not one subject and one camera per clip")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fault = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is corrupt: {fault}\n{AGAIN}") from error
     return meta
@@ -302,10 +308,17 @@ class BenchmarkWriter:
         self.partial = _sibling(self.folder, "partial")
         self.splits: dict[str, SplitWriter] = {}
         self.committed = False
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         # Held until the commit or rollback is complete.
         self.lock = FileLock(_sibling(self.folder, "lock"))
-        if not self.lock.acquire():
+        fault = "it is a file" if self.folder.is_file() else ""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            locked = not fault and self.lock.acquire()
+        except OSError as error:
+            fault = error.strerror
+        if fault:
+            raise OSError(f"{self.folder} cannot be written: {fault}\ngive another --out_folder")
+        if not locked:
             raise ValueError(
                 f"another conversion is writing {self.folder}\n"
                 "wait until it is complete, or give another --out_folder"

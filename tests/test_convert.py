@@ -139,8 +139,10 @@ CLIP = Path(NAME).stem
     "{0}\n", "{0}\r\n", "\ufeff{0}\n", "{0},\n", '"{0}"\n', "'{0}', 'S001C001P001R001A009'",
     "{0};1;x\n", "{0}_rgb.avi\n", "nturgb+d skeletons/{0}.skeleton\n", "C:\\data\\{0}.skeleton.npy\n",
     "{0}.SKELETON\n", "s001c002p001r001a010\n", "# missing:\n\n  {0} (1).skeleton\n", "[{0}]",
-], ids=range(14))  # fmt: skip
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+    "S001C001P001R001A009\uff0c{0}\u3001", "<li>{0}</li>\n",
+    "{0} # not S001C001P001R001A008\n#S001C001P001R001A007",
+], ids=range(17))  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_list_of_clips_in_any_form(text, encoding, tmp_path):
     (tmp_path / "list.txt").write_bytes(text.format(CLIP).encode(encoding))
     names, other_lines = convert_data.read_names(tmp_path / "list.txt", DATASETS["ntu"])

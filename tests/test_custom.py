@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,9 @@ def test_missing_joints_are_interpolated(tmp_path):
     gaps[0, :, 4] = np.nan
     np.save(folder / "b.npy", gaps)
     out, _, failures = convert_to(tmp_path / "out", folder)
-    assert [failure.reason for failure in failures] == ["joint 5 is NaN in every frame"]
+    assert [failure.reason for failure in failures] == [
+        "joint 5 is NaN in every frame; leave it out, or write zeros"
+    ]
     data, *_ = load(out / "custom", "train")
     expected = np.stack((whole, whole)).transpose(1, 3, 2, 0)
     expected[0, :, 2, 0], expected[8, :, 5, 0], expected[4:6, ..., 1] = 2, 8, 0
@@ -291,7 +294,7 @@ def test_a_broken_link_to_a_layout(tmp_path):
     """The Kinect's layout must not take its place."""
     folder = write(tmp_path / "mine", TABLE, layout=None)
     (folder / "layout.json").symlink_to("nowhere")
-    with pytest.raises(FileNotFoundError, match=r"layout\.json"):
+    with pytest.raises(ValueError, match=r"layout\.json does not .*: No such file.*\ndocs"):
         open_input([folder])
 
 
@@ -323,7 +326,62 @@ def test_a_layout_as_meta_json_writes_it(tmp_path):
     parts = {part.replace(" ", "_").title(): [names.index(joint) for joint in joints]
              for part, joints in STICK["parts"].items()}  # fmt: skip
     layout = STICK | {"parents": [-1, 0, 1, 1, 0, 0], "parts": parts}
-    for i, contents in enumerate((STICK, layout)):
-        path = tmp_path / f"{i}.json"
-        path.write_text(json.dumps(contents | {"name": "stick"}), encoding="utf-8-sig")
-    assert custom.read_layout(tmp_path / "0.json") == custom.read_layout(tmp_path / "1.json")
+    for name, contents in (("layout.json", STICK), ("Layout.JSON", layout)):
+        (tmp_path / name[0]).mkdir()
+        text = json.dumps(contents | {"name": "stick"})
+        (tmp_path / name[0] / name).write_text(text, encoding="utf-8-sig")
+    assert custom.read_layout(tmp_path) is None
+    found, _ = custom.read_layout(tmp_path / "l")
+    assert custom.read_layout(tmp_path / "L") == (found, None) and found.name == "stick"
+
+
+# --- As people write them -----------------------------------------------------------------------------
+
+
+def test_lines_before_the_header_and_names_in_capitals(tmp_path):
+    """As Excel and Windows leave them."""
+    folder = write(tmp_path / "mine", TABLE)
+    text = '"sep=;"\r\n\r\n' + TABLE.replace(",", ";").replace("\nb;", "\nB.NPY;")
+    (folder / "clips.csv").rename(folder / "Clips.CSV")
+    (folder / "Clips.CSV").write_bytes(text.encode())
+    (folder / "layout.json").rename(folder / "LAYOUT.json")
+    (folder / "b.npy").rename(folder / "B.npy")
+    for path in (folder, folder / "Clips.CSV"):
+        stream = open_input([path])
+        assert [clip.name for clip in stream.clips] == ["a", "B", "c"] and stream.layout.joints[
+            0
+        ] == "hip"
+    (folder / "Clips.CSV").write_bytes(text.replace("c;run;val", "c;run;vall").encode())
+    with pytest.raises(ValueError, match=r"Clips\.CSV, line 6: split is 'vall'"):
+        open_input([folder])
+
+
+@pytest.mark.parametrize(("subjects", "numbers", "doubts"), [
+    (("Ann", "ann", "Bob"), [1, 3, 2], "WARNING: Ann, ann are different subjects"),
+    (("NA", "1", "2"), [0, 1, 2], "1 of 3 clips have no subject"),
+    (("1", "01", "1.0"), [2, 1, 3], "WARNING: 01, 1, 1.0 are different subjects"),
+    (("1", "01", "2"), [1, 1, 2], ""),
+    (("9" * 12, "1", "2"), [3, 1, 2], ""),
+])  # fmt: skip
+def test_subjects_as_people_write_them(subjects, numbers, doubts, tmp_path):
+    rows = zip("abc", ("jump", "run", "run"), ("train", "train", "val"), subjects, strict=True)
+    folder = write(tmp_path / "mine", "name,label,split,subject\n" + "\n".join(map(",".join, rows)))
+    stream = open_input([folder])
+    assert [clip.subject for clip in stream.clips] == numbers
+    notes = [note for note in stream.notes if "subject" in note]
+    assert doubts in "".join(notes) and len(notes) == bool(doubts)
+
+
+def test_what_is_wrong_with_an_array_and_what_to_do(tmp_path):
+    folder = write(tmp_path / "mine", TABLE)
+    for array, reason in (
+        (np.array([None, [1, 2]], object), "contains Python objects .*; save it as float32, with NaN"),
+        (np.ones((9, 12)), r"an array \(9, 12\); reshape it to \(T, V, C\)"),
+        (np.ones((9, 6, 2), complex), "numbers: contains complex128"),
+    ):
+        np.save(folder / "a.npy", array)
+        _, _, (failure,) = convert_to(tmp_path / "out", folder)
+        assert re.search(reason, failure.reason)
+    (folder / "a.npy").unlink()
+    _, _, (failure,) = convert_to(tmp_path / "out", folder)
+    assert "no such file; clips.csv must give its path from this folder" in failure.reason

@@ -32,6 +32,15 @@ def test_every_order_of_the_axes_is_found(order, frames):
         np.testing.assert_array_equal(to_clip(array, find_axes(array, layouts, {3})), expected)
 
 
+@pytest.mark.parametrize("order", [order for order in ORDERS if "M" in order])
+def test_scores_change_more_than_coordinates(order):
+    """Three frames of three numbers: which axis is time?"""
+    scores = np.random.default_rng(0).uniform(0.3, 1, (3, 1, 25, 2))
+    clip = np.concatenate((recording(OPENPOSE25, 3, channels=2) / 10, scores), 1)
+    array = ordered(clip, order)
+    np.testing.assert_array_equal(to_clip(array, find_axes(array, [OPENPOSE25], {2, 3})), clip)
+
+
 def test_several_clips_in_one_array():
     clips = np.stack([recording(KINECT_V2, 9, seed=seed) for seed in range(4)])  # (N, T, C, V, M)
     for axes, order in (("NCTVM", (0, 2, 1, 3, 4)), ("NMTVC", (0, 4, 1, 3, 2))):
@@ -42,7 +51,7 @@ def test_an_array_of_one_clip_with_an_axis_for_the_batch():
     clip = recording(KINECT_V2, 9)
     array = clip.transpose(1, 0, 2, 3)[None]  # (1, C, T, V, M)
     np.testing.assert_array_equal(load_clip(array, ArrayFormat(KINECT_V2, 3)), clip)
-    with pytest.raises(InvalidClip, match=r"an array \(2, 3, 9, 25, 2\), neither"):
+    with pytest.raises(InvalidClip, match=r"an array \(2, 3, 9, 25, 2\); reshape it"):
         load_clip(np.concatenate((array, array)), ArrayFormat(KINECT_V2, 3))
 
 
@@ -66,8 +75,10 @@ def test_what_cannot_be_known_is_refused_unless_it_is_said():
                          ("TVC", "axes TVC do not fit")):  # fmt: skip
         with pytest.raises(InvalidClip, match=reason):
             load_clip(array, ArrayFormat(COCO17, 3), axes)
-    with pytest.raises(InvalidClip, match=r"an array \(60, 75\), neither \(T, V, C\) nor"):
+    with pytest.raises(InvalidClip, match=r"an array \(60, 75\); reshape it to \(T, V, C\) or"):
         find_axes(np.ones((60, 75)), [KINECT_V2], {3})
+    with pytest.raises(InvalidClip, match=r"up to 6 bodies; save .* clips\.csv must say MTVC or"):
+        find_axes(np.ones((8, 20, 25, 3)), [KINECT_V2], {3})
     with pytest.raises(InvalidClip, match="18 joints with 3 coordinates each; expected are 25 with 3"):
         find_axes(np.ones((60, 18, 3)), [KINECT_V2], {3})
 

@@ -6,13 +6,22 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import Malicious, contents, convert_to, load, write_annotations, write_npz, write_padded
+from helpers import (
+    Malicious,
+    contents,
+    convert_to,
+    load,
+    recording,
+    write_annotations,
+    write_npz,
+    write_padded,
+)
 
 from skeletons import other_projects
 from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import Failure
 from skeletons.layout import COCO17
-from skeletons.readers import open_input
+from skeletons.readers import open_input, read_clips
 
 # --- Arrays -------------------------------------------------------------------------------------------
 
@@ -520,3 +529,85 @@ def test_an_empty_benchmark_replaces_nothing(tmp_path):
         with pytest.raises(InvalidClip, match=reason):
             convert_to(tmp_path / "out", write(tmp_path, [GOOD], split))
     assert not contents(tmp_path / "out")
+
+
+# --- What somebody's own data contains ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["pickle", "npz", "padded"])
+@pytest.mark.parametrize("said", [True, False])
+def test_scores_are_not_coordinates_in_any_format(form, said, tmp_path):
+    """A layout.json may say it; pixels say it themselves. A joint with the score 0 was not found."""
+    clip = 100 * recording(COCO17, 12, channels=2, bodies=2) + 500  # (T, C, V, M)
+    scores = np.full((12, 1, 17, 2), 0.8)
+    scores[5, 0, 9] = 0
+    damaged = np.concatenate((clip, scores), 1)
+    damaged[5, :2, 9] = 0
+    channels = {"channels": ["x", "y", "score"]} if said else {}
+    (tmp_path / "layout.json").write_text(json.dumps({"name": "coco17"} | channels))
+    if form == "pickle":
+        keypoint = damaged.transpose(3, 0, 2, 1)
+        annotations = [{"frame_dir": name, "label": 0, "keypoint": keypoint} for name in "ab"]
+        path = write(tmp_path, annotations, {"train": ["a"], "val": ["b"]})
+    elif form == "npz":
+        path = tmp_path / "mine.npz"
+        x, y = damaged.transpose(0, 3, 2, 1).reshape(1, 12, -1), [0]
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    else:
+        path = tmp_path
+        for split in ("train", "val"):
+            np.save(tmp_path / f"{split}_data.npy", damaged.swapaxes(0, 1)[None])
+            (tmp_path / f"{split}_label.pkl").write_bytes(pickle.dumps(([split], [0])))
+    stream = open_input([path])
+    assert any("taken for its score" in note for note in stream.notes) != said
+    clip[5, :, 9] = (clip[4, :, 9] + clip[6, :, 9]) / 2
+    for found in stream.clips:
+        np.testing.assert_allclose(found.data, clip, rtol=1e-6)
+    (tmp_path / "layout.json").write_text('{"name": "coco17", "channels": ["x", "y"]}')
+    if form != "npz":  # (there, these can be three bodies in 2D)
+        with pytest.raises(ValueError, match=r"has 3 numbers per joint; .*layout\.json describes 2\n"):
+            open_input([path])
+
+
+def test_a_third_number_that_can_be_a_score_is_a_warning(tmp_path):
+    keypoint = np.random.default_rng(0).random((1, 9, 25, 3))
+    path = write(tmp_path, [GOOD | {"keypoint": keypoint}], {"train": ["a"]})
+    assert any("WARNING: the third number of each joint in" in n for n in open_input([path]).notes)
+
+
+def test_labels_that_leave_classes_out_are_a_warning(tmp_path):
+    """As labels that count from 1 do. 2.0 is the label 2."""
+    keypoint = np.random.default_rng(0).normal(size=(1, 9, 25, 3))
+    annotations = [{"frame_dir": f"v{i}", "label": float(1 + i % 2), "total_frames": np.float32(9),
+                    "keypoint": keypoint} for i in range(4)]  # fmt: skip
+    split = {"Train": ["v0", "v1"], "TEST": ["v2", "v3"]}
+    stream = open_input([write(tmp_path, annotations, split)])
+    assert "WARNING: 1 of 3 classes have no clip: no label is 0" in stream.notes[-1]
+    assert [(clip.label, clip.splits) for clip in stream.clips] == [
+        (1 + i % 2, {"x": "val" if i > 1 else "train"}) for i in range(4)
+    ]
+
+
+def test_the_name_of_an_npz_says_which_ntu_it_is(tmp_path):
+    arrays = {
+        "x_train": np.ones((1, 4, 75)),
+        "y_train": [3],
+        "x_test": np.ones((1, 4, 75)),
+        "y_test": [0],
+    }
+    for name, title in (("NTU120_CSub", "NTU RGB+D 120"), ("NTU60_CS", "NTU RGB+D")):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        stream = open_input([tmp_path / f"{name}.npz"])
+        assert stream.title == title and "WARNING" in stream.notes[0] and "its name" in stream.notes[0]
+
+
+def test_recognition_needs_no_split(tmp_path):
+    path = tmp_path / "mine.pkl"
+    path.write_bytes(pickle.dumps([GOOD]))
+    with pytest.raises(ValueError, match="does not say whether a is for training"):
+        open_input([path])
+    (clip,) = read_clips(path)
+    assert clip.name == "a" and clip.splits == {}
+    path.write_bytes(b"junk")
+    (failure,) = read_clips(path)
+    assert failure.file == "" and failure.reason.startswith(f"{path} is not a pickle")

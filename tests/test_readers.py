@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import time
 import tracemalloc
@@ -541,3 +542,16 @@ def _note(item):
     with open(path, "a") as file:
         file.write(f"{i}\n")
     return i
+
+
+def test_raw_files_that_are_called_otherwise_are_not_passed_over_in_silence(raw, tmp_path):
+    """A copy "S... (1)" does not take the place of the original."""
+    first, *others = sorted(raw.iterdir())[:6]
+    for file, suffix in zip(others, (".skel", ".skeleton_", "", ".avi", ".skeleton"), strict=True):
+        shutil.copy(file, tmp_path / f"{file.stem}{suffix}")
+    shutil.copy(first, tmp_path / f"{others[4].stem} (1).skeleton")
+    stream = readers.open_input([tmp_path])
+    clip, failure = stream.clips
+    assert clip.name == others[4].stem and failure.file.endswith(" (1).skeleton")
+    (note,) = stream.notes
+    assert re.search(r"WARNING: not read: \S+ and 2 more; .*; rename them to \*\.skeleton", note)

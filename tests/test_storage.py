@@ -367,3 +367,11 @@ def test_the_layout_of_arrays_that_do_not_say_it(tmp_path):
     meta = {"layout": LAYOUTS["coco17"].to_dict()}
     (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8-sig")
     assert storage.find_layout(tmp_path / "x.npy", 17, channels=2) == LAYOUTS["coco17"]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/custom"])
+def test_a_folder_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=rf"{folder} cannot be written: .*\ngive another --out_folder"):
+        storage.BenchmarkWriter(tmp_path / folder, (3, 25, 2))
+    assert (tmp_path / "file").read_text() == "mine"

@@ -533,6 +533,22 @@ def test_a_full_disk(config, whole):
     assert_same_run(whole, folder)
 
 
+def test_a_checkpoint_that_cannot_be_replaced(config, monkeypatch):
+    """As on Windows while another program reads it: the log does not have the epoch."""
+    folder = train.main(changed(config, epochs=1))
+    log, replace = (folder / "log.jsonl").read_text(), Path.replace
+
+    def in_use(partial, path):
+        if path.name == "last.pt":
+            raise PermissionError("in use")
+        return replace(partial, path)
+
+    monkeypatch.setattr(Path, "replace", in_use)
+    with pytest.raises(OSError, match=r"epoch 2 cannot be saved: in use; .*last\.pt holds epoch 1\n"):
+        train.main(config, resume=True)
+    assert (folder / "log.jsonl").read_text() == log and not list(folder.glob("*.partial"))
+
+
 HOLDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -670,6 +686,8 @@ def test_errors_of_the_command(config, capsys):
     options = ["--data", config.data, "--window_size", "16", "--spatial_window", "16", "--name", "x"]
     for wrong, message in (
         (["--data", "nothing"], r"nothing/train_data.npy is missing\n"),
+        (["--data", "."], r"train_data.npy is missing\ngive the folder of one benchmark: xview"),
+        (["--data", f"{config.data}/train_data.npy"], r"train_data.npy is not a folder\n"),
         (["--epochs", "0"], r"epochs=0 is not allowed\n"),
         (["--window_size", "8"], "8 frames.* shorter than the spatial window"),
         (["--device", "gpu"], r"device 'gpu' cannot be used here: .*\ntry --device cpu"),
