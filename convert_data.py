@@ -41,6 +41,7 @@ MISSING_LIST = Path(__file__).parent / "lists" / "ntu_missing.txt"
 WARN_SKIPPED_ABOVE = 0.01  # a larger fraction of skipped clips is printed as a warning
 PROVENANCE = ("dataset", "data_path", "ignored_sample_path", "bodies", "padded", "strict")
 COLUMNS = (("file", "where", "reason"), ("clip", *DroppedTrack._fields))  # of TABLES
+REMEDY = "repair these, or download or save them again, and convert again; or leave them out"
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 
 
@@ -77,6 +78,11 @@ def convert(
                 writers[benchmark].add(split, clip)
             dropped += ((clip.name, *track) for track in clip.dropped if clip.splits)
         check_clips(stream, writers, failures, excluded, strict)
+        for benchmark, writer in writers.items():
+            if len(set(writer.splits["train"].labels)) == 1:
+                stream.notes.append(
+                    f"WARNING: all training clips of {benchmark} have the same label: nothing to learn"
+                )
         if failures or stream.official_counts:  # (else the author of the data left clips out)
             check_replaced(stream, writers)
         skipped = [(failure.file, failure.where, failure.reason) for failure in failures]
@@ -133,9 +139,10 @@ def check_clips(
     empty = [benchmark for benchmark, writer in writers.items() if not len(writer)]
     if empty or not writers or (strict and failures):
         remaining = f", none remains for {', '.join(empty)}" if empty else ""
+        listing = f"{list_failures(failures, limit=20)}\n{REMEDY}" if failures else ""
         raise InvalidClip(
             f"nothing was written: {len(failures)} of {stream.total} clips cannot be read, {excluded} "
-            f"are excluded{remaining}\n{list_failures(failures, limit=20)}"
+            f"are excluded{remaining}\n{listing}"
         )
 
 
@@ -298,7 +305,7 @@ def run(options: argparse.Namespace) -> None:
         warning = "WARNING, the data may be incomplete: " if fraction > WARN_SKIPPED_ABOVE else ""
         table = out_folder / next(iter(metas)) / "skipped.csv"
         print(f"{warning}{len(failures)} of {stream.total} clips ({fraction:.2%}) skipped, listed in "
-              f"{table}\n{list_failures(failures)}")  # fmt: skip
+              f"{table}\n{list_failures(failures)}\n{REMEDY}")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ The file contains the preprocessing, too. Input "joints", float32 (N, C, T, V, M
 recorded, in the unit and axes of the training data, with zeros for absent bodies; N, T and M are free.
 Frames without any body do not count, so clips of different lengths are padded with zeros. Output
 "probabilities", float32 (N, classes); NaN for a clip with an invalid coordinate (NaN, infinite, or 1e6
-and more). The metadata names the classes and the joints.
+and more), or without any body. The metadata names the classes and the joints.
 
 Before the file is written, it is compared with PyTorch on random clips and, if there are any, on test
 clips. The times for one clip are printed.
@@ -34,10 +34,11 @@ from model import TwoStreamRNN
 from skeletons.batch import frames_with_bodies_first
 from skeletons.clip import MAX_COORDINATE
 from skeletons.layout import Layout
-from skeletons.output import check_output, make_console_safe
+from skeletons.output import check_output, explain, make_console_safe, write_partial
 from skeletons.preprocess import Preprocess
 from skeletons.storage import read_split, split_files
-from training.checkpoint import build_model, load_checkpoint, write_partial
+from training.checkpoint import build_model, load_checkpoint
+from training.distributed import require_one_process
 
 TOLERANCE = 1e-4  # largest difference of probabilities between ONNX and PyTorch
 MAX_CLIPS = 64  # test clips to compare on
@@ -62,7 +63,7 @@ class ExportableModel(nn.Module):
 
     def forward(self, joints: Tensor) -> Tensor:
         """Clips (N, C, T, V, M), padded with zeros -> class probabilities (N, classes), NaN for a clip
-        with invalid coordinates."""
+        with invalid coordinates, or without any body."""
         bodies = self.preprocess.dense(joints)
         if self.model.causal:
             logits = self.model.classify(encode_causally(self.model, bodies.joints), bodies)
@@ -71,7 +72,8 @@ class ExportableModel(nn.Module):
         probabilities = self.model.posterior(logits)
         # (onnxruntime's ReduceMax ignores NaN, so that a probability would come out.)
         valid = (joints.abs() < MAX_COORDINATE).flatten(1).all(1, keepdim=True)
-        return torch.where(valid, probabilities, torch.nan)
+        shown = (joints != 0).flatten(1).any(1, keepdim=True)
+        return torch.where(valid & shown, probabilities, torch.nan)
 
 
 def encode_causally(model: TwoStreamRNN, joints: Tensor) -> list[Tensor]:
@@ -190,6 +192,8 @@ def export_checkpoint(checkpoint: Path, out: Path, data: str | None) -> None:
     """
     import onnxruntime
 
+    if out.resolve() == checkpoint.resolve():
+        raise ValueError(f"{out} is the checkpoint itself\n--out names another file")
     check_output(out, "--out names another file")
     contents = load_checkpoint(checkpoint)
     network, layout = build_model(contents), Layout.from_dict(contents["layout"])
@@ -237,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--data", help="folder made by convert_data.py, to compare on (default: the one trained on)"
     )
     make_console_safe()
+    require_one_process("export.py")
     arguments = parser.parse_args(argv)
     out = arguments.out or arguments.checkpoint.with_suffix(".onnx")
     try:
@@ -244,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError as error:
         raise SystemExit(f"export.py: {error}\npip install onnx onnxruntime") from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"export.py: {error}") from error
+        raise SystemExit(f"export.py: {explain(error)}") from error
 
 
 if __name__ == "__main__":

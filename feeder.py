@@ -74,8 +74,9 @@ class Feeder(torch.utils.data.Dataset):
         self.channels, joints, self.max_bodies = (self._stored.shape[i] for i in (1, -2, -1))
         if not len(num_frame) or not num_frame.max():
             raise ValueError(
-                f"{data_path} contains no clips: the conversion put none into it, or skipped all\n"
-                "see skipped.csv in the folder of the benchmark"
+                f"{data_path} contains no clips\n"
+                "put some into this split (in a clips.csv: the column split) and convert the data "
+                "again; skipped.csv next to it lists the clips that could not be read"
             )
         self.layout = find_layout(self.data_path, joints, self.channels) if layout is None else layout
         if unknown := options.keys() - set(OPTIONS):

@@ -9,7 +9,10 @@ predict.py --animate the animation of a clip, and docs/diagrams.py the diagrams 
 """
 
 import argparse
+import io
 import json
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skeletons.layout import Layout
-from skeletons.output import check_output, make_console_safe
+from skeletons.output import check_output, explain, make_console_safe, write_partial
 
 if TYPE_CHECKING:  # matplotlib takes seconds to import, so it is imported where a picture is drawn
     from matplotlib.axes import Axes
@@ -47,9 +50,26 @@ def new_figure(texts: Iterable[str] = (), **options: object) -> "Figure":
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as a picture; missing folders are made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+    """Write a figure as a picture, whose suffix says the format; missing folders are made. An error
+    leaves the file that was there before."""
+    from matplotlib.text import Text
+
+    path, content = Path(path), io.BytesIO()
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_text(drawable(text.get_text()))
+    options = {"dpi": 150, "bbox_inches": "tight", "facecolor": "white"}
+    suffix = path.suffix[1:].lower() or "png"
+    if suffix not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{path}: pictures cannot be drawn as .{suffix}\ngive a name in .png or .pdf")
+    figure.savefig(content, format=suffix, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_partial(path, content.getvalue()).replace(path)
+
+
+def drawable(text: str) -> str:
+    """The text with escapes for what is not UTF-8 in the name of a file."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def choose_fonts(texts: Iterable[str]) -> None:
@@ -67,10 +87,10 @@ def choose_fonts(texts: Iterable[str]) -> None:
         if not missing & glyphs(files[best]):
             BOXES.update(missing)
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # matplotlib's, for each
-            warnings.warn(
+            print(
                 f"no installed font has the characters {''.join(map(chr, sorted(missing)))}: they are "
                 "drawn as boxes\ninstall a font that has them, for example one of the Noto fonts",
-                stacklevel=3,
+                file=sys.stderr,
             )
             break
         rcParams["font.family"] = [*rcParams["font.family"], best]
@@ -375,14 +395,18 @@ def animate(
         (name, data, frames, probabilities), step = pictures[number]
         scene.clear()
         draw_scene(scene, data, frames[step], step / len(frames), layout)
-        title = f"{name}, frame {frames[step]} of {len(data)}"
+        title = f"{drawable(name)}, frame {frames[step]} of {len(data)}"
         scene.set_title(title, fontsize=9, color=INK)
         draw_bars(bars, probabilities, step, classes)
 
     animation = FuncAnimation(figure, draw, len(pictures))
     rate = (fps or 30) * len(pictures) / sum(len(data) for _, data, *_ in clips)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder, "animation.gif")
+        animation.save(whole, writer=PillowWriter(fps=max(1, round(rate))), dpi=80)
+        content = whole.read_bytes()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    animation.save(path, writer=PillowWriter(fps=max(1, round(rate))), dpi=80)
+    write_partial(path, content).replace(path)
 
 
 def draw_scene(axis: "Axes", data: np.ndarray, frame: int, progress: float, layout: Layout) -> None:
@@ -444,7 +468,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_output(out, "--out names another file")
         PICTURES[arguments.picture](arguments.inputs, out)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"plot.py: {error}") from error
+        raise SystemExit(f"plot.py: {explain(error)}") from error
     print(out)
 
 

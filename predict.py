@@ -9,9 +9,9 @@ A FILE is anything that convert_data.py reads, a raw file under any name, or a .
 (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found. --live
 needs a causal network (train.py --preset live) and prints a prediction after every frame. Without FILE
 it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
-first joint, of the second, ...), with decimal points, separated by spaces, commas or semicolons; nan or
-0 for the coordinates of a joint that was not detected. An empty line is a frame without a body. A line
-that is not such a frame is named and left out.
+first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas or semicolons;
+nan or 0 for the coordinates of a joint that was not detected. An empty line is a frame without a body.
+A line that is not such a frame is named and left out.
 """
 
 import argparse
@@ -35,11 +35,12 @@ from skeletons.clip_stream import Failure
 from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DATASETS
 from skeletons.layout import Layout
-from skeletons.output import check_output, make_console_safe
+from skeletons.output import check_output, explain, make_console_safe
 from skeletons.preprocess import Preprocess
 from skeletons.readers import read_clips
 from training import engine
 from training.checkpoint import build_model, load_checkpoint
+from training.distributed import require_one_process
 
 CHUNK = 256  # clips in memory at a time
 BATCH_SIZE = 64  # clips
@@ -74,7 +75,8 @@ class Predictor:
             channels, joints = clip.data.shape[1:3]
             raise ValueError(
                 f"{joints} joints with {channels} coordinates each; the network was trained on "
-                f"{self.layout.name}, {expected[1]} joints with {expected[0]}"
+                f"{self.layout.name}, {expected[1]} joints with {expected[0]}\n"
+                "give clips of such bodies, or the --checkpoint of a network for these"
             )
 
     def __call__(self, clips: Sequence[Clip]) -> np.ndarray:
@@ -138,23 +140,31 @@ def most_probable(
 
 def parse_frame(line: str, joints: int, channels: int) -> np.ndarray:
     """A line of numbers -> a frame (M, V, C). ValueError for any other line, and for one that is also a
-    frame with decimal commas: whether 0,12 is one number or two cannot be known."""
+    frame with commas in its numbers: whether 0,12 or 1,234 is one number or two cannot be known."""
+    decimal = re.sub(r"(\d),(\d+)", r"\1.\2", line)
+    thousands = re.sub(r"(?<![\d.])(\d{1,3}),(?=\d{3}(?!\d))", r"\1", line)
+    for other in {decimal, thousands} - {line}:
+        with contextlib.suppress(ValueError):
+            read_numbers(other, joints, channels)
+            break
+    else:
+        return read_numbers(line, joints, channels)
+    raise ValueError("has decimal commas, or commas that can be taken for them: write 0.12 0.34")
 
-    def read(text: str) -> np.ndarray | None:
+
+def read_numbers(line: str, joints: int, channels: int) -> np.ndarray:
+    """What `parse_frame` returns, whatever the commas may mean."""
+    values = re.split(r"[^\S\t]*[,;\t][^\S\t]*|\s+", line.strip(" \r\n"))
+    values = values if values[-1] else values[:-1]  # a separator at the end; a line without a body
+    needs = f"needs {joints} x {channels} numbers for each body"
+    for number, value in enumerate(values, 1):
         try:
-            values = np.array(text.replace(",", " ").replace(";", " ").split(), np.float32)
-            return values.reshape(-1, joints, channels)
+            float(value)
         except ValueError:
-            return None
-
-    with_points = re.sub(r"(\d),(\d+)", r"\1.\2", line)
-    if with_points != line and read(with_points) is not None:
-        raise ValueError("has decimal commas, or commas that can be taken for them: write 0.12 0.34")
-    frame = read(line)
-    if frame is None or (line.strip() and not len(frame)):
-        count = len(re.findall(r"[^\s,;]+", line))
-        raise ValueError(f"has {count} values, needs {joints} x {channels} numbers for each body")
-    return frame
+            raise ValueError(f"value {number} is {value[:20]!r}, not a number; {needs}") from None
+    if len(values) % (joints * channels):
+        raise ValueError(f"has {len(values)} values, {needs}")
+    return np.array(values, np.float32).reshape(-1, joints, channels)
 
 
 def print_stream(
@@ -223,7 +233,7 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
         read = partial(parse_frame, joints=model.num_joints, channels=model.channels)
         with contextlib.suppress(AttributeError):  # (replaced by an object that is not a file)
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
-        if invalid := print_stream(recognizer, sys.stdin, read=read):
+        if invalid := print_stream(recognizer, sys.stdin or (), read=read):  # (None: it is closed)
             failures.append(Failure("standard input", "", f"lines left out: {invalid}"))
     for clip in clips:
         print(clip.name)
@@ -265,18 +275,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="cuda or cpu (default: the GPU if there is one); ignored with --live, which uses the CPU",
     )
     make_console_safe()
+    require_one_process("predict.py")
     arguments = parser.parse_args(argv)
     if not arguments.files and not arguments.live:
         parser.error("give a FILE, or --live to read frames from the standard input")
-    if arguments.animate and (arguments.live or not arguments.animate.endswith(".gif")):
-        parser.error("--animate draws whole clips as a .gif, and not with --live")
+    if arguments.animate and arguments.live:
+        parser.error("--animate draws whole clips, not a stream: leave out --animate or --live")
+    if arguments.animate and not arguments.animate.lower().endswith(".gif"):
+        parser.error(f"--animate draws no {arguments.animate}: give a name that ends in .gif")
     failures = []
     try:
         predict(arguments, failures)
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"predict.py: {error}") from None
+        raise SystemExit(f"predict.py: {explain(error)}") from None
     finally:
         for failure in failures:
             text = ": ".join(filter(None, (failure.file, failure.where, failure.reason)))

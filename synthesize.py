@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skeletons.layout import KINECT_V2
-from skeletons.output import make_console_safe
+from skeletons.output import explain, make_console_safe, write_partial
 
 SETUP = 2  # S002: no clip made here by default bears a name on NTU's list of missing skeletons
 CAMERA_ANGLES = {1: 0.0, 2: 45.0, 3: -45.0}  # degrees around the subjects
@@ -380,7 +380,7 @@ def write_skeleton(path: str | Path, recording: Recording) -> None:
             lines.append(f"{body_id} 0 1 1 1 1 0 {lean[0]:.7G} {lean[2]:.7G} 2\r\n")
             lines.append(BODY_BLOCK % tuple(table[row]))
             row += 1
-    Path(path).write_bytes("".join(lines).encode("ascii"))
+    write_partial(path, "".join(lines).encode("ascii")).replace(path)
 
 
 def joint_table(joints: np.ndarray, rotations: np.ndarray, states: np.ndarray) -> np.ndarray:
@@ -460,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         count = synthesize(**vars(arguments))
     except OSError as error:
-        raise SystemExit(f"synthesize.py: {error}") from error
+        raise SystemExit(f"synthesize.py: {explain(error)}") from error
     print(f"{count} files in {arguments.out}")
 
 

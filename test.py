@@ -39,11 +39,11 @@ from feeder import Feeder
 from model import fuse
 from skeletons.layout import Layout
 from skeletons.options import check_whole
-from skeletons.output import check_output, make_console_safe
+from skeletons.output import check_output, explain, make_console_safe
 from skeletons.storage import read_meta, split_files
 from training import engine
 from training.checkpoint import build_model, load_checkpoint
-from training.distributed import is_launched
+from training.distributed import require_one_process
 from training.loader import make_loader
 from training.run import TEST_OUTPUTS, RunFolder
 
@@ -370,13 +370,16 @@ def write_files(
     first = evaluations[0]
     classes, label = first.checkpoint["classes"], results.label.tolist()
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    outputs["record"].write_text(text, encoding="utf-8")
+    # A path that is not UTF-8 has parts that cannot be encoded: they become escapes.
+    outputs["record"].write_text(text, encoding="utf-8", errors="backslashreplace")
     accuracy = record["results"]["fused"]["accuracy"]
     name = first.path.parent.name + others([one.path for one in evaluations])
     title = f"{name}: {100 * accuracy:.1f} % of {len(label)} clips"
     plot.confusion(confusion_matrix(results, len(classes)), classes, outputs["confusion"], title)
     plot.report(record, outputs["report"], title)
-    with open(outputs["predictions"], "w", encoding="utf-8", newline="") as file:
+    with open(
+        outputs["predictions"], "w", encoding="utf-8", errors="backslashreplace", newline=""
+    ) as file:
         table = csv.writer(file)
         table.writerow(("clip", "class", "predicted", "probability", "temporal", "spatial"))
         for name, true, (temporal, spatial, fused), posterior in zip(
@@ -451,8 +454,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     make_console_safe()
-    if is_launched():
-        raise SystemExit("test.py: it runs in one process, not under torchrun\nuse: python test.py")
+    require_one_process("test.py")
     arguments = parse_arguments(argv)
     try:
         for name, least in (("tta", 1), ("batch_size", 1), ("num_workers", 0)):
@@ -466,7 +468,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_record(record)
         write_outputs(evaluations, results, record, outputs)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"test.py: {error}") from error
+        raise SystemExit(f"test.py: {explain(error)}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     print(*outputs.values(), sep="\n")

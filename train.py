@@ -34,7 +34,7 @@ from layers import check_choice
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.layout import KINECT_V2
 from skeletons.options import require
-from skeletons.output import make_console_safe
+from skeletons.output import explain, make_console_safe
 from skeletons.preprocess import Preprocess, ReferenceFrame
 from skeletons.storage import read_meta, split_files
 from skeletons.version import git_commit
@@ -210,7 +210,7 @@ def make_config(preset: str = "paper", **values: Any) -> Config:
 
 def config_from_dict(nested: dict[str, Any]) -> Config:
     """The Config of a checkpoint, of config.json or of a test record: the inverse of asdict."""
-    return make_config(**from_nested(nested))
+    return with_fields(Config(), **from_nested(nested))
 
 
 def validate(config: Config) -> None:
@@ -240,19 +240,26 @@ def validate(config: Config) -> None:
 # --- Building -----------------------------------------------------------------------------------------
 
 
+# What no name of a file may contain in Windows, and the names of its devices.
+UNSAFE = re.compile(r'[<>:"|?*\x00-\x1f]')
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\.|$)", re.IGNORECASE)
+
+
 def run_name(config: Config) -> str:
     """Name of the run's folder in checkpoints/."""
     parts = (part.strip("/\\:.") for part in Path(config.data).parts[-2:])
     default = "-".join((*filter(None, parts), config.network.spatial, config.network.temporal))
-    return config.name or default
+    return config.name or UNSAFE.sub("_", default)
 
 
 def run_folder(config: Config) -> RunFolder:
-    """The run's folder. ValueError for a name that leads out of checkpoints/."""
+    """The run's folder. ValueError for a name outside checkpoints/, or that Windows refuses."""
     name = Path(run_name(config))
     # (Windows drops dots and spaces at the end of a name.)
     inside = name.parts and not name.anchor and all(part.strip(" .") for part in name.parts)
     require(bool(inside), "name", config.name, "that of a folder inside checkpoints/")
+    portable = not any(UNSAFE.search(part) or DEVICE.match(part) for part in name.parts)
+    require(portable, "name", config.name, 'free of <>:"|?* and of what Windows refuses, as con or nul')
     return RunFolder(Path("checkpoints") / name)
 
 
@@ -299,12 +306,15 @@ def evaluation_options(feeder: Feeder) -> dict[str, Any]:
 def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
     """The training clips -> (Feeder, meta.json with the subject of each clip)."""
     meta = read_meta(config.data)
-    with names_of_settings():
-        feeder = Feeder(
-            *split_files(config.data, "train"),
-            mmap=config.machine.mmap,
-            **preprocess_options(config),
-        )
+    try:
+        with names_of_settings():
+            feeder = Feeder(
+                *split_files(config.data, "train"),
+                mmap=config.machine.mmap,
+                **preprocess_options(config),
+            )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or say with --data where it is") from error
     meta.setdefault("subject", {"train": list(range(len(feeder)))})
     if feeder.label.max() >= len(feeder.classes) or len(meta["subject"]["train"]) != len(feeder):
         raise ValueError(
@@ -600,12 +610,21 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
 
 
 def read_config(path: str) -> Config:
-    """The settings in the config.json of a run. ValueError if there are none."""
+    """The settings in the config.json of a run, with a warning if some are missing. ValueError if there
+    are none, or others than this version has."""
     try:
-        return config_from_dict(json.loads(Path(path).read_text(encoding="utf-8"))["config"])
+        settings = json.loads(Path(path).read_text(encoding="utf-8-sig"))["config"]
+        config = config_from_dict(settings)
+        check_values(config)
+        missing = [k for k in flat(config) if k not in from_nested(settings)]
+        if missing:
+            print(f"{path} has no {', '.join(missing)}: the defaults are used", file=sys.stderr)
+        return config
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except KeyError as error:
+        reason = f"does not hold the settings of a run: {error} is missing"
+    except (ValueError, TypeError, AttributeError) as error:
         reason = f"does not hold the settings of a run: {str(error).splitlines()[0]}"
     raise ValueError(f"{path} {reason}\ngive the config.json of a run, of this version of the code")
 
@@ -642,7 +661,7 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     try:
         config, resume, overwrite = parse_command_line(argv)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"train.py: {error}") from None
+        raise SystemExit(f"train.py: {explain(error)}") from None
     message, status, all_stop, stop = "", 0, True, StopRequest()
     try:
         folder = run_folder(config)
@@ -672,7 +691,7 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         status = 1
         all_stop = not isinstance(error, OSError)  # an OSError may happen to one process alone
-        message = str(error)
+        message = explain(error)
     # Not within `except`, where the traceback keeps the network alive.
     if message:
         print(f"train.py: {message}", file=sys.stderr)

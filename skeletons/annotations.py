@@ -1,5 +1,6 @@
 """Pickles of annotations, as PYSKL and MMAction2 write them."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,38 +13,42 @@ from typing import Any
 import numpy as np
 
 from skeletons.clip import Clip, InvalidClip
-from skeletons.clip_stream import SPLIT_NAMES, ClipStream, Failure, clean_clips
+from skeletons.clip_stream import SPLIT_NAMES, ClipStream, Failure, clean_clips, find_repeated
 from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DatasetSpec
 from skeletons.other_projects import (
     Found,
-    as_integer,
     benchmark_name,
     complete_clip,
     describe_data,
     find_format,
     identify,
+    is_published,
     load_frames,
 )
 from skeletons.safe_pickle import read_pickle
+from skeletons.storage import as_integer, as_label, as_text, describe
+
+MAX_NUMBERS = 10_000_000  # of a clip, in lists
 
 
 def read_annotations(path: Path, named: DatasetSpec | None, need_split: bool = True) -> ClipStream:
     """A pickled dict: split (benchmark_train, benchmark_val -> names) and annotations, dicts with
-    frame_dir or filename (the name), label, total_frames, keypoint (M, T, V, C). Without split, or as a
-    list of annotations alone, the names must be those of a published data set, unless `need_split` is
-    False. If the joints are not those of a Kinect, a layout.json in the same folder describes them."""
+    frame_dir or filename (the name), label, total_frames, keypoint (M, T, V, C), or (T, V, C) of one
+    body. Without split, or as a list of annotations alone, the names must be those of a published
+    data set, unless `need_split` is False. If the joints are not those of a Kinect, a layout.json in
+    the same folder describes them."""
     split, annotations = _split_and_annotations(path, read_pickle(path))
     shapes = Counter(keypoint.shape[2:] for keypoint in map(_keypoint, annotations)
                      if keypoint is not None)  # fmt: skip
     if not shapes:
         raise ValueError(
             f"{path} has no annotation with a keypoint array (M, T, V, C){_contents(annotations)}\n"
-            "see docs/data.md for the formats that can be converted"
+            "save keypoint as one array of numbers per clip; docs/data.md describes the formats"
         )
     (joints, number), _ = shapes.most_common(1)[0]  # an annotation of another shape is corrupt
-    known = [(name, annotation.get("label")) for annotation in annotations
-             if (name := _annotation_name(annotation))]  # fmt: skip
+    known = [(name, as_label(annotation.get("label"))) for annotation in annotations
+             if (name := _annotation_name(annotation)) is not None]  # fmt: skip
     names, labels = ([pair[i] for pair in known] for i in (0, 1))
     dataset = identify(path, named, names, labels)
     notes: list[str] = []
@@ -61,7 +66,7 @@ def read_annotations(path: Path, named: DatasetSpec | None, need_split: bool = T
             )
         benchmarks, splits_of = list(dataset.benchmarks) if dataset else [], None
     else:
-        benchmarks, splits_of = _read_splits(path, split, set(names))
+        benchmarks, splits_of = _read_splits(path, split, Counter(names))
 
     def found() -> Found:
         for i, annotation in enumerate(annotations):
@@ -72,6 +77,7 @@ def read_annotations(path: Path, named: DatasetSpec | None, need_split: bool = T
                 partial(_load_annotation, annotation, clip, dataset, form, splits_of),
             )
 
+    repeated = find_repeated(names)
     unannotated = (splits_of or {}).keys() - set(names)
     missing = [Failure(str(path), "", f"{name} is in a split and has no annotation")
                for name in splits_of or () if name in unannotated]  # fmt: skip
@@ -80,7 +86,17 @@ def read_annotations(path: Path, named: DatasetSpec | None, need_split: bool = T
         layout=form.layout,
         benchmarks=benchmarks,
         total=len(annotations) + len(missing),
-        clips=chain(clean_clips(found(), fields["classes"], (form.channels, joints)), missing),
+        clips=chain(
+            clean_clips(
+                found(),
+                fields["classes"],
+                (form.channels, joints),
+                repeated,
+                notes,
+                {name for name in repeated if not is_published(name)},
+            ),
+            missing,
+        ),
         channels=form.channels,
     )
 
@@ -97,7 +113,37 @@ def _split_and_annotations(path: Path, content: object) -> tuple[dict | None, li
             f"{path} is not a dict of split and annotations: it is a {kind}{keys}\n"
             "see docs/data.md for the formats that can be converted"
         )
-    return split, list(annotations)
+    return split, [_with_arrays(annotation) for annotation in annotations]
+
+
+def _with_arrays(annotation: object) -> object:
+    """An annotation with keypoint (M, T, V, C) and keypoint_score (M, T, V) as arrays, if it has lists,
+    or one body without an axis."""
+    if not isinstance(annotation, dict):
+        return annotation
+    arrays = {}
+    for key, dimensions in (("keypoint", 3), ("keypoint_score", 2)):
+        array = _as_array(annotation.get(key))
+        if array is not None:
+            arrays[key] = array[None] if array.ndim == dimensions else array
+    return annotation | arrays
+
+
+def _as_array(value: object) -> np.ndarray | None:
+    """An array, or lists of lists of numbers or of arrays -> array; None if it is neither, or if it is
+    larger than any clip."""
+    if isinstance(value, np.ndarray):
+        return value
+    shape, items = (), [value]
+    while all(isinstance(item, (list, tuple)) for item in items):
+        shape += (len(items[0]),)
+        if {len(item) for item in items} != {shape[-1]} or not 0 < math.prod(shape) <= MAX_NUMBERS:
+            return None
+        items = list(chain(*items))
+    plain = all(isinstance(item, (np.ndarray, np.number, int, float)) for item in items)
+    if not plain or len(set(map(np.shape, items))) > 1:
+        return None
+    return np.array(items).reshape(shape + np.shape(items[0]))
 
 
 def _contents(annotations: Sequence[object]) -> str:
@@ -107,8 +153,11 @@ def _contents(annotations: Sequence[object]) -> str:
     first = annotations[0]
     if not isinstance(first, dict):
         return f": the first is a {type(first).__name__}"
-    shape = getattr(first.get("keypoint"), "shape", "")
-    return f": the first has {', '.join(map(str, first))}"[:200] + f", keypoint {shape}" * bool(shape)
+    keypoint = first.get("keypoint")
+    kind = str(getattr(keypoint, "shape", ""))
+    if isinstance(keypoint, (list, tuple)):
+        kind = "a list, not of equal lists of numbers"
+    return f": the first has {', '.join(map(str, first))}"[:200] + f"; keypoint is {kind}" * bool(kind)
 
 
 def _keypoint(annotation: object) -> np.ndarray | None:
@@ -121,22 +170,24 @@ def _annotation_name(annotation: object) -> str | None:
     """The name of an annotation's clip, or None if it is not text."""
     if not isinstance(annotation, dict):
         return None
-    names = (annotation.get(key) for key in ("frame_dir", "filename"))
-    return next((str(name) for name in names if isinstance(name, str)), None)
+    names = (as_text(annotation.get(key)) for key in ("frame_dir", "filename"))
+    return next((name for name in names if name is not None), None)
 
 
 def _read_splits(
-    path: Path, split: Mapping[Any, Any], annotated: AbstractSet[str]
+    path: Path, split: Mapping[Any, Any], annotated: Counter[str]
 ) -> tuple[list[str], dict[str, dict[str, str]]]:
     """The split of a pickle -> (benchmarks, name of a clip -> benchmark -> "train" or "val").
 
-    annotated  names of the clips
+    annotated  names of the clips -> how many have it
+    Raises ValueError if it does not say to which split a clip belongs.
     """
-    find = _path_finder(annotated)
+    find = _path_finder(annotated.keys())
     splits_of: dict[str, dict[str, str]] = {}
     keys: dict[str, dict[str, str]] = {}  # benchmark -> "train" or "val" -> the key in the file
     for key, names in split.items():
-        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", str(key), re.IGNORECASE)
+        key = as_text(key) or str(key)
+        fields = re.fullmatch(r"(.*?)_?(train|val|test)(\d*)", key, re.IGNORECASE)
         if not fields:
             raise ValueError(f"{path}: split {key} is neither ..._train nor ..._val nor ..._test\n"
                              "rename or remove it")  # fmt: skip
@@ -146,15 +197,19 @@ def _read_splits(
         listed = isinstance(names, (list, tuple, set)) or (
             isinstance(names, np.ndarray) and names.ndim == 1
         )
-        if not listed or not all(isinstance(clip, str) for clip in names):
+        names = list(map(as_text, names)) if listed else [None]
+        if None in names:
             raise ValueError(f"{path}: split {key} does not contain names of clips only\n"
                              "it must be a list of names")  # fmt: skip
         for clip in names:
             clip = find(clip)
             if splits_of.setdefault(clip, {}).setdefault(benchmark, name) != name:
+                remedy = "remove it from one of them"
+                if annotated[clip] > 1:
+                    remedy = f"{annotated[clip]} annotations are called so: give each its own name"
                 raise ValueError(
                     f"{path}: {clip} is in {keys[benchmark]['train']} and in {keys[benchmark]['val']}\n"
-                    "remove it from one of them: a test clip must not be trained on"
+                    f"{remedy}: a test clip must not be trained on"
                 )
     return list(keys), splits_of
 
@@ -198,12 +253,15 @@ def _load_annotation(
     if keypoint is None:
         raise InvalidClip("no keypoint that is an array (M, T, V, C)")
     numbers = []
-    for key, default in (("label", None), ("total_frames", keypoint.shape[1])):
+    for key, default, read in (
+        ("label", None, as_label),
+        ("total_frames", keypoint.shape[1], as_integer),
+    ):
         value = annotation.get(key, default)
-        numbers.append(as_integer(value))
+        numbers.append(read(value))
         if numbers[-1] is None:
             remedy = "; number the classes from 0" * (key == "label")
-            raise InvalidClip(f"no {key} that is a whole number, but {value!r:.40}{remedy}")
+            raise InvalidClip(f"no {key} that is a whole number, but {describe(value)}{remedy}")
     label, count = numbers
     bodies, frames = keypoint.shape[:2]
     if count > frames or (bodies > frames and "total_frames" not in annotation):

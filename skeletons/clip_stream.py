@@ -1,6 +1,8 @@
 """`ClipStream`, which every reader returns, and the clean-up of clips from other projects."""
 
 import traceback
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -93,18 +95,56 @@ class ClipStream:
         return cls(**fields | others)
 
 
-def refuse_duplicates(clips: Iterable[tuple[str, Clip | Failure]]) -> Iterator[Clip | Failure]:
-    """Pairs (where it is from, clip or failure) -> clips and failures; the second clip of a name, in
-    the same benchmarks, is a failure."""
-    first: dict[tuple[str, ...], str] = {}
+def find_repeated(names: Iterable[str]) -> set[str]:
+    """The names that are there more than once."""
+    return {name for name, count in Counter(names).items() if count > 1}
+
+
+def fingerprint(data: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Of equal arrays the same, of others almost certainly another one."""
+    return data.shape, zlib.crc32(np.ascontiguousarray(data))
+
+
+def drop_duplicates(
+    clips: Iterable[tuple[str, Clip | Failure]],
+    repeated: AbstractSet[str],
+    notes: list[str],
+    unnamed: AbstractSet[str] = frozenset(),
+) -> Iterator[Clip | Failure]:
+    """Pairs (where it is from, clip or failure) -> clips and failures. Of clips with the same name, in
+    the same benchmarks, equal ones are counted once, as a note says; others are failures.
+
+    repeated  the names that several clips have
+    notes     a list for the summary
+    unnamed   those of them that do not identify a clip: other data is another clip
+    """
+    known: dict[tuple[str, ...], dict[object, tuple[str, int]]] = {}
+    copies, alike = 0, []
     for file, clip in clips:
-        if isinstance(clip, Clip):
-            key = (clip.name, *clip.splits)
-            if key in first:
-                yield Failure(file, "", f"the same clip as {first[key]}")
+        if isinstance(clip, Clip) and clip.name in repeated:
+            same_name = known.setdefault((clip.name, *clip.splits), {})
+            content = fingerprint(clip.data)
+            other, label = same_name.get(content) or next(iter(same_name.values()), ("", -1))
+            if content in same_name and label == clip.label:
+                copies += 1
                 continue
-            first[key] = file
+            if content in same_name:
+                yield Failure(file, "", f"another label than the same clip, {other}")
+                continue
+            if same_name and clip.name not in unnamed:
+                yield Failure(file, "", f"other data than the clip of the same name, {other}")
+                continue
+            if same_name:
+                alike.append(clip.name)
+            same_name[content] = (file, clip.label)
         yield clip
+    if copies:
+        notes.append(f"{copies} clips are in the input twice, with the same data: counted once")
+    if alike:
+        notes.append(
+            f"WARNING: {len(alike)} clips have the name of an earlier one, such as '{alike[0]}', and "
+            "other data; they are kept, but give each clip its own name"
+        )
 
 
 # --- Clips that others have preprocessed --------------------------------------------------------------
@@ -114,14 +154,19 @@ def clean_clips(
     found: Iterable[tuple[str, Clip, Callable[[], np.ndarray]]],
     classes: Sequence[str],
     frame_shape: tuple[int, int],
+    repeated: AbstractSet[str] = frozenset(),
+    notes: list[str] | None = None,
+    unnamed: AbstractSet[str] = frozenset(),
 ) -> Iterator[Clip | Failure]:
     """Preprocessed clips -> a stream of Clip and Failure, without duplicates.
 
     found        (where it is from, Clip without data, function that returns the data (T, C, V, M) and
                  may complete the clip)
     frame_shape  (C, V)
+    repeated, notes, unnamed   as for `drop_duplicates`
     """
-    return refuse_duplicates(_clean_each(found, classes, frame_shape))
+    clips = _clean_each(found, classes, frame_shape)
+    return drop_duplicates(clips, repeated, [] if notes is None else notes, unnamed)
 
 
 def _clean_each(
@@ -155,6 +200,8 @@ def clean_clip(data: np.ndarray) -> np.ndarray:
 
     Raises InvalidClip if there is none, or for invalid coordinates.
     """
+    if not len(data):
+        raise InvalidClip("no frames")
     data = validate_coordinates(data).astype(np.float32)
     visible = data.any((1, 2))  # (T, M)
     if not visible.any():

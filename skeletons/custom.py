@@ -358,7 +358,7 @@ def read_layout(folder: Path) -> tuple[Layout, list[str] | None] | None:
     except (ValueError, RecursionError) as error:
         raise _layout_error(path, str(error).partition("\n")[0]) from error
     try:
-        return _parse_layout(fields, path.parent.name)
+        return _parse_layout(fields, path.absolute().parent.name)
     except KeyError as error:
         raise _layout_error(path, f"{error} is missing") from error
     except ValueError as error:
@@ -400,7 +400,8 @@ def _parse_layout(fields: object, default_name: str) -> tuple[Layout, list[str] 
         if isinstance(joint, int) and not isinstance(joint, bool) and 0 <= joint < len(joints):
             return joint
         if joint not in joints:
-            raise ValueError(f"{joint or repr(joint)} is not among its joints")
+            remedy = f"; numbers count from 0 to {len(joints) - 1}" * isinstance(joint, int)
+            raise ValueError(f"{joint or repr(joint)} is not among its joints{remedy}")
         return joints.index(joint)
 
     members: dict[str, tuple[int, ...]] = {}
@@ -410,4 +411,9 @@ def _parse_layout(fields: object, default_name: str) -> tuple[Layout, list[str] 
         plain = re.sub(r"[\s_-]+", " ", part).strip().lower()
         members[plain if plain in BODY_PARTS else part] = tuple(map(index, names))
     parents = tuple(-1 if joint is None or joint == -1 else index(joint) for joint in parents)
+    if len(parents) == len(joints) and parents.count(-1) != 1:
+        raise ValueError(
+            f"{parents.count(-1)} joints have the parent null or -1; it must be one, the root. Numbers "
+            "of joints count from 0"
+        )
     return Layout(name, tuple(joints), parents, members), channels

@@ -15,7 +15,7 @@ import numpy as np
 from skeletons.clip import MAX_BODIES, InvalidClip, validate_coordinates
 from skeletons.clip_stream import MAX_CLIP_BYTES
 from skeletons.layout import LAYOUTS, Layout
-from skeletons.storage import read_array
+from skeletons.storage import AGAIN, read_array
 
 ORDERS = {3: "TVC", 4: "MTVC", 5: "NCTVM"}  # of the axes, as documented; see model.py for the letters
 MAX_TRACKED = 6  # bodies, which is what a Kinect tracks; a longer axis is rather time
@@ -47,7 +47,8 @@ def open_array(path: Path) -> np.ndarray:
     try:
         return read_array(path, mmap=True)
     except ValueError as error:
-        fault = str(error.__cause__ or error).partition("\n")[0].removeprefix(f"{path} ")
+        fault, _, remedy = str(error).removeprefix(f"{path} ").partition("\n")
+        fault = fault.removeprefix("is corrupt: ") + f"; {remedy}" * (remedy not in ("", AGAIN))
         raise InvalidClip(f"truncated, or not a .npy file of numbers: {fault}") from None
 
 
@@ -119,27 +120,34 @@ def find_axes(array: np.ndarray, layouts: Sequence[Layout], numbers: Collection[
     from frame to frame, their bones keep their lengths, and two bodies are alike. If that does not tell
     either, the documented order is meant, if its bodies are few; else this raises InvalidClip.
     """
-    sizes = {len(layout.joints) for layout in layouts}
-    orders = _possible_orders(array.shape, sizes, numbers)
+    if array.ndim not in ORDERS:
+        raise InvalidClip(f"an array {array.shape}; reshape it to (T, V, C) or (M, T, V, C)")
+    orders = remaining_axes(array, layouts, numbers, ORDERS[array.ndim])
     if not orders:
-        if array.ndim not in ORDERS:
-            raise InvalidClip(f"an array {array.shape}; reshape it to (T, V, C) or (M, T, V, C)")
+        sizes = {len(layout.joints) for layout in layouts}
         found = _describe(array.shape[-2], array.shape[-1], sizes, numbers)
-        raise InvalidClip(f"an array {array.shape}: {found}")
-    for measure in (_unused_coordinates, _step_between_frames, _bone_variation):
-        orders = _keep_best(orders, array, layouts, measure)
-    if len({order.index("T") for order in orders}) == 1:  # (a body is like itself at another time)
-        orders = _keep_best(orders, array, layouts, _difference_between_bodies)
-    documented = ORDERS[array.ndim]
-    if len(orders) > 1 and documented in orders:
-        bodies = array.shape[documented.index("M")] if "M" in documented else 1
-        orders = [documented] if bodies <= MAX_BODIES else orders
+        remedy = "give such bodies, or another layout.json or --checkpoint"
+        raise InvalidClip(f"an array {array.shape}: {found}; {remedy}")
     if len(orders) > 1:
         raise InvalidClip(
             f"an array {array.shape} can be {' or '.join(orders)}; a column axes of clips.csv must say "
             "which, or save it as (M, T, V, C)"
         )
     return orders[0]
+
+
+def remaining_axes(
+    array: np.ndarray, layouts: Sequence[Layout], numbers: Collection[int], documented: str
+) -> list[str]:
+    """The orders of its axes that an array can have, as `find_axes` finds out; `documented` alone if it
+    is one of them and its bodies are few."""
+    orders = _possible_orders(array.shape, {len(layout.joints) for layout in layouts}, numbers)
+    for measure in (_unused_coordinates, _step_between_frames, _bone_variation):
+        orders = _keep_best(orders, array, layouts, measure)
+    if len({order.index("T") for order in orders}) == 1:  # (a body is like itself at another time)
+        orders = _keep_best(orders, array, layouts, _difference_between_bodies)
+    bodies = array.shape[documented.index("M")] if "M" in documented else 1
+    return [documented] if documented in orders and bodies <= MAX_BODIES else orders
 
 
 def _possible_orders(

@@ -52,7 +52,10 @@ class Layout:
         if any(parent != -1 and not 0 <= parent < count for parent in self.parents):
             raise ValueError(f"layout {self.name}: a parent is outside 0-{count - 1}")
         if sorted(self._walk(self.root, range(count))) != list(range(count)):
-            raise ValueError(f"layout {self.name}: the parents contain a loop, so this is not a tree")
+            raise ValueError(
+                f"layout {self.name}: the parents contain a loop, so this is not a tree (joints "
+                "are numbered from 0)"
+            )
         for part, joints in self.parts.items():
             if not joints or len(self._walk(joints[0], joints)) != len(joints):
                 raise ValueError(f"layout {self.name}: bones do not connect the joints of the {part}")

@@ -18,15 +18,27 @@ from skeletons.clip_stream import (
     SPLIT_NAMES,
     ClipStream,
     clean_clips,
+    find_repeated,
+    fingerprint,
 )
 from skeletons.custom import has_scores, read_layout
-from skeletons.custom_arrays import ArrayFormat, are_scores, check_body, find_axes, prepare_frames
+from skeletons.custom_arrays import ArrayFormat, are_scores, check_body, prepare_frames, remaining_axes
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.layout import KINECTS, LAYOUTS, Layout
-from skeletons.storage import SPLITS, find_layout, is_integer, read_meta, read_split, split_files
+from skeletons.safe_pickle import AGAIN, other_kind
+from skeletons.storage import (
+    SPLITS,
+    as_integer,
+    as_label,
+    find_layout,
+    read_meta,
+    read_split,
+    split_files,
+)
 
 MAX_CLIPS = 10_000_000
 MAX_CLASSES = 10_000
+MAX_FRAMES = 256  # that are looked at
 MAX_SAMPLES = 16  # clips whose bodies are compared with the layout
 
 Found = Iterator[tuple[str, Clip, Callable[[], np.ndarray]]]  # what clean_clips takes
@@ -78,6 +90,11 @@ def read_name(dataset: DatasetSpec | None, name: str) -> tuple[int | None, int, 
     return dataset.parse_name(clip) if clip else (None, 0, 0)
 
 
+def is_published(name: str) -> bool:
+    """Whether a name is that of a clip of a published data set, so that no other clip has it."""
+    return any(dataset.find_name(name) for dataset in DATASETS.values())
+
+
 def complete_clip(clip: Clip, dataset: DatasetSpec | None) -> None:
     """Add subject and camera, as the clip's name gives them. Raises InvalidClip if its label is not
     that of its name."""
@@ -120,14 +137,6 @@ def describe_data(
 def benchmark_name(path: Path) -> str:
     """The name of a file as that of a benchmark: "mine (1).pkl" -> "mine_1"."""
     return re.sub(r"[^\w.+-]+", "_", path.stem, flags=re.ASCII).strip("_.+-") or "data"
-
-
-def as_integer(value: object) -> int | None:
-    """The whole number that a label is, as 3, np.int64(3), 3.0 or np.array([3]); None if it is none."""
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()
-    is_whole = isinstance(value, (float, np.floating)) and value.is_integer()
-    return int(value) if is_whole or is_integer(value) else None
 
 
 def count_classes(labels: Iterable[object]) -> int:
@@ -251,9 +260,11 @@ def read_arrays(files: Sequence[Path], named: DatasetSpec | None) -> ClipStream:
         splits[benchmark, split] = (file, read_meta(file.parent), (data, counts, names, labels))
     if not splits:
         raise FileNotFoundError(f"{files[0]} is not called train_data.npy or val_data.npy\nrename it")
-    _refuse_overlap(splits)
+    notes = _find_overlap(splits)
     dataset, fields, form = _common_description(list(splits.values()), named)
+    fields["notes"] += notes
     bodies = {meta.get("bodies") or "" for _, meta, _ in splits.values()}
+    repeated = set().union(*(find_repeated(names) for *_, (_, _, names, _) in splits.values()))
 
     def found() -> Found:
         for (benchmark, split), (file, meta, arrays) in splits.items():
@@ -273,7 +284,14 @@ def read_arrays(files: Sequence[Path], named: DatasetSpec | None) -> ClipStream:
         layout=form.layout,
         benchmarks=list(dict.fromkeys(benchmark for benchmark, _ in splits)),
         total=sum(len(arrays[1]) for *_, arrays in splits.values()),
-        clips=clean_clips(found(), fields["classes"], (form.channels, len(form.layout.joints))),
+        clips=clean_clips(
+            found(),
+            fields["classes"],
+            (form.channels, len(form.layout.joints)),
+            repeated,
+            fields["notes"],
+            {name for name in repeated if not is_published(name)},
+        ),
         channels=form.channels,
         bodies=bodies.pop() if len(bodies) == 1 else "",
         # (The files may be links.)
@@ -285,17 +303,31 @@ def read_arrays(files: Sequence[Path], named: DatasetSpec | None) -> ClipStream:
     )
 
 
-def _refuse_overlap(splits: Mapping[tuple[str, str], tuple[Path, dict, tuple]]) -> None:
-    """Raise ValueError if a clip is in both splits of a benchmark."""
+def _find_overlap(splits: Mapping[tuple[str, str], tuple[Path, dict, tuple]]) -> list[str]:
+    """Raise ValueError if a clip is in both splits of a benchmark. Returns notes on names that are in
+    both, with other data: somebody's own names need not identify a clip."""
+    notes = []
     for benchmark in dict.fromkeys(benchmark for benchmark, _ in splits):
         found = [splits[key] for split in SPLITS if (key := (benchmark, split)) in splits]
         files, names = [file for file, *_ in found], [set(arrays[2]) for *_, arrays in found]
-        if len(found) == 2 and (both := sorted(names[0] & names[1])):
+        if len(found) < 2 or not (alike := sorted(names[0] & names[1])):
+            continue
+        contents = [
+            {(name, fingerprint(frames)) for name, _, frames in _clips_of(*arrays) if name in alike}
+            for *_, arrays in found
+        ]
+        equal = {name for name, _ in contents[0] & contents[1]}
+        if both := [name for name in alike if name in equal or is_published(name)]:
             raise ValueError(
                 f"{files[0]} and {files[1]} have clips in common ({len(both)}): {', '.join(both[:3])}"
                 f"{', ...' * (len(both) > 3)}\n"
                 "remove them from one of the two: a test clip must not be trained on"
             )
+        notes.append(
+            f"WARNING: {files[0]} and {files[1]} both have clips called '{alike[0]}', with other data: "
+            "taken for other clips; give each clip its own name"
+        )
+    return notes
 
 
 def _common_description(
@@ -318,8 +350,8 @@ def _common_description(
             fields |= {"title": title, "classes": meta["classes"]}
             form = ArrayFormat(find_layout(file, joints, channels), channels)
         else:
-            fields = describe_data(root, dataset, labels, notes)
             _check_axes(file, dataset, arrays[0])
+            fields = describe_data(root, dataset, labels, notes)
             clips = (frames for *_, frames in _clips_of(*arrays))
             form = find_format(file, dataset, (channels, joints), clips, notes)
         described = (fields["title"], fields["classes"], form)
@@ -336,16 +368,27 @@ def _common_description(
 
 
 def _check_axes(file: Path, dataset: DatasetSpec | None, data: np.ndarray) -> None:
-    """Raise ValueError unless padded arrays are (N, C, T, V, M), as far as their numbers tell."""
-    if data.ndim != 5 or read_layout(file.parent):
-        return
+    """Raise ValueError if the numbers in an array show that its axes are not (N, C, T, V, M), or not
+    (frames, C, V, M); or if they do not tell."""
+    given, channels = read_layout(file.parent) or (None, None)
+    layouts = [given] if given else [dataset.layout] if dataset else KINECTS
+    numbers = {2, 3, 4} if given else {2, 3}
+    documented = "NCTVM" if data.ndim == 5 else "NTCVM"
+    sample = data[:MAX_SAMPLES] if data.ndim == 5 else data[None, :MAX_FRAMES]
     try:
-        axes = find_axes(data[:MAX_SAMPLES], [dataset.layout] if dataset else KINECTS, {2, 3})
+        axes = remaining_axes(sample, layouts, numbers, documented)
     except InvalidClip:
-        return  # (of another layout, which is reported later)
-    if axes != "NCTVM":
+        return  # (of more bodies than any other order allows)
+    if channels:
+        axes = [order for order in axes if sample.shape[order.index("C")] == len(channels)]
+    if axes and axes != [documented]:
+        found, expected = (
+            [", ".join(order[data.ndim == 4 :]) for order in orders] for orders in (axes, [documented])
+        )
         raise ValueError(
-            f"{file} is {data.shape} with the axes {', '.join(axes)}\ntranspose it to (N, C, T, V, M)"
+            f"{file} is {data.shape}, which are the axes {' or '.join(found)}\n"
+            f"transpose it to ({expected[0]}), with one or two bodies; a layout.json next to it with "
+            '"channels" can tell, too'
         )
 
 
@@ -393,7 +436,8 @@ def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
                 raise InvalidClip(f"x_{suffix} is {shape}, y_{suffix} is {label_shape}")
             found_forms.append(_npz_form(f"x_{suffix}", shape[2], forms))
             columns.add(label_shape[1] if label_shape[1:] > (1,) else 0)
-            labels[split] = list(map(_label, rows))
+            # (-1, which is no label, is refused later.)
+            labels[split] = [-1 if label is None else label for label in map(as_label, rows)]
         if len(columns) > 2 or found_forms[0] != found_forms[1]:
             raise InvalidClip("bodies or classes of the training clips are not those of the test clips")
         layout, number = found_forms[0]
@@ -407,7 +451,9 @@ def read_npz(path: Path, named: DatasetSpec | None) -> ClipStream:
             "y_train (clips,) or (clips, classes), and x_test and y_test in the same way"
         ) from None
     except Exception as error:  # a corrupt file raises nearly anything
-        raise ValueError(f"{path} is corrupt: {error}\ndownload it, or save it, again") from error
+        with open(path, "rb") as file:
+            fault, remedy = other_kind(file.read(32)) or (str(error), AGAIN)
+        raise ValueError(f"{path} is corrupt: {fault}\n{remedy}") from error
     known = len(dataset.classes) if dataset else classes
     if classes > known or not columns <= {0, known}:
         raise ValueError(
@@ -482,14 +528,6 @@ def _npz_form(name: str, width: int, forms: Sequence[tuple[Layout, int]]) -> tup
             f"of {known}; a layout.json next to it describes joints and channels"
         )
     return fitting[0][1:]
-
-
-def _label(row: np.ndarray) -> int:
-    """A label, one-hot or a whole number. -1, which is refused later, if it is neither."""
-    if row.size > 1:
-        return int(row.argmax()) if np.count_nonzero(row) == 1 and row.sum() == 1 else -1
-    label = as_integer(row)
-    return -1 if label is None else label
 
 
 def open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

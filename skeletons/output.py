@@ -1,7 +1,8 @@
 """What all commands need for their outputs: a console that can print any name, files that can be
-written."""
+written, errors of the system with a remedy."""
 
 import contextlib
+import errno
 import sys
 import tempfile
 from pathlib import Path
@@ -27,3 +28,26 @@ def check_output(path: str | Path, remedy: str) -> None:
         reason = error.strerror
     if reason:
         raise OSError(f"{path} cannot be written: {reason}\n{remedy}")
+
+
+def write_partial(path: str | Path, content: bytes) -> Path:
+    """Write a file next to `path` -> its path, to be renamed to `path`. An error leaves no such file.
+    Raises OSError with the reason and the name of the file."""
+    partial = Path(f"{path}.partial")
+    try:
+        partial.write_bytes(content)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    return partial
+
+
+def explain(error: Exception) -> str:
+    """The message of an error. One of the system names the file, the fault and, here, the remedy."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+    remedy = "make room, or name another folder" if full else "check it and its permissions"
+    return f"{error.filename or 'an output'}: {error.strerror}\n{remedy}"

@@ -14,21 +14,20 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
-
 from skeletons.annotations import read_annotations
 from skeletons.clip import Clip, InvalidClip
-from skeletons.clip_stream import ClipStream, Failure, clean_clips, refuse_duplicates
+from skeletons.clip_stream import ClipStream, Failure, clean_clips, drop_duplicates, find_repeated
 from skeletons.custom import find_file, read_custom
 from skeletons.custom_arrays import ArrayFormat, find_axes, load_clip, to_clip
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.other_projects import open_member, read_arrays, read_npz
 from skeletons.parallel import in_parallel
+from skeletons.safe_pickle import other_kind
 from skeletons.storage import read_array
 
 # Bytes. The longest NTU clip has 2 MB, with 4 bodies; a larger file would only fill the memory.
@@ -226,7 +225,7 @@ def read_raw(
         names = _list_zip(path)
         found += ((path, name) for name in names if dataset.is_raw(name))
         others = [display_path(path, name) for name in names if not dataset.is_raw(name)]
-        notes += _not_read(others, dataset, (".zip", *NOT_READ))
+        notes += _not_read(others, dataset, (".zip", "clips.csv", *NOT_READ))
     # (Of files with the same name, a copy "S... (1).skeleton" comes after the original.)
     entries = sorted(
         ((dataset.find_name(file) or _stem(file), archive, file) for archive, file in found),
@@ -250,15 +249,16 @@ def read_raw(
                      "give another --dataset")  # fmt: skip
     read = partial(_read_file, dataset_name, bodies)
     places = (display_path(archive, file) for _, archive, file in included)
+    repeated = find_repeated(name for name, *_ in included)
 
     def clips() -> Iterator[Clip | Failure]:
         read_in_order = zip(places, in_parallel(read, included, jobs), strict=True)
-        for clip in refuse_duplicates(_drop_copies(read_in_order, stream)):
+        for clip in drop_duplicates(read_in_order, repeated, notes):
             if isinstance(clip, Clip):
                 clip.splits = dataset.splits(clip)
             yield clip
 
-    stream = ClipStream.from_dataset(
+    return ClipStream.from_dataset(
         dataset,
         dataset.benchmarks,
         len(included),
@@ -268,24 +268,6 @@ def read_raw(
         bodies=bodies,
         notes=notes,
     )
-    return stream
-
-
-def _drop_copies(
-    clips: Iterable[tuple[str, Clip | Failure]], stream: ClipStream
-) -> Iterator[tuple[str, Clip | Failure]]:
-    """Without clips that equal the one before, as of an archive that is next to what was unpacked from
-    it. A note says how many there are."""
-    before, copies = None, 0
-    for file, clip in clips:
-        if isinstance(clip, Clip):
-            if before and before.name == clip.name and np.array_equal(before.data, clip.data):
-                copies += 1
-                continue
-            before = clip
-        yield file, clip
-    if copies:
-        stream.notes.append(f"{copies} clips are in the input twice, with the same data: counted once")
 
 
 def _not_read(
@@ -335,7 +317,7 @@ def read_content(archive: str, file: str) -> bytes:
             raise InvalidClip("not a file, but a folder or a device")
         _check_size(status.st_size)
         with open(file, "rb", buffering=0) as opened:
-            return opened.read()
+            return _decode(opened.read())
     try:
         with open_member(_open_zip(archive), file) as member:
             content = member.read(MAX_FILE_BYTES + 1)  # whatever size it declares
@@ -344,7 +326,18 @@ def read_content(archive: str, file: str) -> bytes:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InvalidClip(f"corrupt in the .zip file: {error}") from None
     _check_size(len(content))
-    return content
+    return _decode(content)
+
+
+def _decode(content: bytes) -> bytes:
+    """A raw file without the byte order mark of an editor, and in ASCII if it is UTF-16. Raises
+    InvalidClip if it is not a recording at all."""
+    start = content.lstrip()[:32]
+    if kind := other_kind(start):
+        raise InvalidClip("; ".join(kind) if start else "empty")
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        content = content.decode("utf-16", "replace").encode()
+    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _check_size(size: int) -> None:
@@ -356,11 +349,15 @@ def _list_zip(path: str) -> list[str]:
     """The files in a .zip file but hidden ones, as macOS adds them."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            names, encrypted = archive.namelist(), [x for x in archive.infolist() if x.flag_bits & 1]
     except MemoryError:
         raise
     except Exception as error:  # a corrupt directory raises nearly anything
-        raise ValueError(f"{path} is not a complete .zip file: {error}\ndownload it again") from error
+        with open(path, "rb") as file:
+            fault, remedy = other_kind(file.read(32)) or (str(error), "download it again")
+        raise ValueError(f"{path} is not a complete .zip file: {fault}\n{remedy}") from error
+    if encrypted:
+        raise ValueError(f"{path} is encrypted\nunpack it with its password, and give the folder")
     parts = ((name, name.replace("\\", "/").split("/")) for name in names)
     return [name for name, parts in parts
             if not any(part.startswith(".") and part not in (".", "..") for part in parts)]  # fmt: skip

@@ -138,7 +138,7 @@ def read_pickle(path: str | Path) -> object:
     ValueError if it contains anything else."""
     with open(path, "rb") as file:
         try:
-            return _PlainUnpickler(file, Path(path).stat().st_size).load()
+            return _PlainUnpickler(_as_saved(file), Path(path).stat().st_size).load()
         except (OSError, MemoryError):
             raise
         except Exception as error:  # corrupt pickles raise nearly anything
@@ -148,31 +148,55 @@ def read_pickle(path: str | Path) -> object:
             ) from error
 
 
+def _as_saved(file: io.BufferedReader) -> io.BufferedReader | io.BytesIO:
+    """The file; of a pickle that is text (protocol 0), without the CR that Windows or an FTP program
+    put before each line feed."""
+    if file.peek(1)[:1] == b"\x80":  # protocols 2 to 5
+        return file
+    content = file.read()
+    file.seek(0)
+    lines = content.count(b"\n")
+    if not lines or content.count(b"\r\n") < lines:
+        return file
+    return io.BytesIO(content.replace(b"\r\n", b"\n"))
+
+
 # How files of other kinds begin.
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 OTHER_KINDS = {
     b"PK": "a .zip file, or saved by torch.save",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a .npy file",
-    b"<": "a web page",
-    b"version https://git-lfs": "a pointer of Git LFS",
 }
+AGAIN = "download it, or save it, again"
+
+
+def other_kind(content: bytes) -> tuple[str, str] | None:
+    """What a file is that begins in this way, and what to do with it; None if that is not known."""
+    content = content.lstrip()
+    if not content:
+        return "empty", AGAIN
+    if content.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS", "get the file itself with: git lfs pull"
+    if content[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page", AGAIN
+    for magic, name in COMPRESSED.items():
+        if content.startswith(magic):
+            return f"it is compressed ({name})", "decompress it first"
+    return None
 
 
 def _explain(path: str | Path, error: Exception) -> tuple[str, str]:
     """(what is wrong with a file that raised this, what to do)."""
     with open(path, "rb") as file:
         start = file.read(32)
-    if not start:
-        return "empty", "download it, or save it, again"
-    for magic, name in COMPRESSED.items():
-        if start.startswith(magic):
-            return f"it is compressed ({name})", "decompress it first"
+    if known := other_kind(start):
+        return known
     for magic, name in OTHER_KINDS.items():
         if start.startswith(magic):
             return f"it is {name}", "give a pickle"
     if not isinstance(error, pickle.UnpicklingError):
-        return "truncated or corrupt", "download it, or save it, again"
+        return "truncated or corrupt", AGAIN
     if "it contains" in str(error):
         return str(error), "save it with numbers, text, lists, tuples, dicts and numpy arrays only"
-    return str(error), "download it, or save it, again"
+    return str(error), AGAIN

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 from skeletons.clip import Clip
 from skeletons.layout import KINECTS, Layout
 from skeletons.lock import FileLock
-from skeletons.safe_pickle import read_pickle
+from skeletons.safe_pickle import other_kind, read_pickle
 
 SPLITS = ("train", "val")
 AGAIN = "make the data again with convert_data.py, or with the program that it comes from"
@@ -81,34 +82,80 @@ def read_array(path: str | Path, mmap: bool = False) -> np.ndarray:
                 f"{path} contains Python objects (None, or lists of different lengths); save it as "
                 "float32, with NaN for gaps"
             ) from None
-        raise ValueError(f"{path} is corrupt: {error}\n{AGAIN}") from error
+        with open(path, "rb") as file:
+            fault, remedy = other_kind(file.read(32)) or (str(error), AGAIN)
+        raise ValueError(f"{path} is corrupt: {fault}\n{remedy}") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path} contains {array.dtype}, not numbers\n{AGAIN}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def is_integer(value: object) -> bool:
-    """Whether this is a whole number, of Python or numpy; True and 3.0 are not."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def as_text(value: object) -> str | None:
+    """A name: text, bytes (of Python 2) or a whole number -> text without space around it; or None."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            value = value.decode("latin1")
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = str(value)
+    return str(value).strip() if isinstance(value, str) else None
+
+
+def as_integer(value: object) -> int | None:
+    """A whole number, as 3, 3.0, "3", or an array of one, -> int; None if it is none, as True."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, (float, np.floating)):
+        return int(value) if value.is_integer() else None
+    text = as_text(value) or ""
+    return int(text.partition(".")[0]) if re.fullmatch(r"-?[0-9]{1,18}(\.0+)?", text) else None
+
+
+def as_label(value: object) -> int | None:
+    """A label: a whole number, as for `as_integer`, or in a list, or one-hot -> int; or None."""
+    if isinstance(value, (list, tuple)):
+        if not all(isinstance(number, (int, float, np.number, str)) for number in value):
+            return None
+        value = np.array(value)
+    if isinstance(value, np.ndarray) and value.size > 1:
+        is_one_hot = value.dtype.kind in "biuf" and np.count_nonzero(value) == 1 == value.sum()
+        return int(value.argmax()) if is_one_hot else None
+    return as_integer(value)
+
+
+def describe(value: object) -> str:
+    """For messages: a value of a pickle. (The text of lists of lists of lists could fill memory.)"""
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape}"
+    if isinstance(value, (list, tuple, dict, set)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{value!r:.60}"
 
 
 def read_labels(path: str | Path) -> tuple[list[str], list[int]]:
-    """(names, labels) from a .pkl file. Raises FileNotFoundError, and ValueError for anything but names
-    and whole numbers."""
+    """(names, labels) from a .pkl file. Labels are whole numbers from 0, in any form that `as_label`
+    takes. Raises FileNotFoundError, and ValueError for anything else."""
     _check_file(Path(path))
     content = read_pickle(path)
-    try:
-        if any(isinstance(column, str) for column in content):
-            raise TypeError("text is not a list")
-        names, labels = map(list, content)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a pickle of (names, labels): {error}\n{AGAIN}") from error
-    plain = all(is_integer(label) and 0 <= label < 2**31 for label in labels)
-    if not plain or not all(isinstance(name, str) for name in names) or len(names) != len(labels):
+    columns = list(content) if isinstance(content, (list, tuple, np.ndarray)) else []
+    if len(columns) != 2 or not all(isinstance(c, (list, tuple, np.ndarray)) for c in columns):
         raise ValueError(
-            f"{path} does not contain one name and one label, a whole number from 0, per clip\n{AGAIN}"
+            f"{path} is not a pickle of (names, labels): it is {describe(content)}\n"
+            "save a tuple: a list with the name of each clip, and a list of labels"
         )
-    return list(map(str, names)), list(map(int, labels))
+    names, labels = list(map(as_text, columns[0])), list(map(as_label, columns[1]))
+    fault = f"it has {len(names)} names and {len(labels)} labels" * (len(names) != len(labels))
+    for what, values, column in (("name", names, columns[0]), ("label", labels, columns[1])):
+        for i, value in enumerate(values):
+            if value is None or (what == "label" and not 0 <= value < 2**31):
+                fault = fault or f"the {what} of clip {i} is {describe(column[i])}"
+    if fault:
+        raise ValueError(
+            f"{path} does not contain one name and one label, a whole number from 0, per clip: "
+            f"{fault}\n{AGAIN}"
+        )
+    return names, labels
 
 
 def _read_counts(path: str | Path) -> np.ndarray:

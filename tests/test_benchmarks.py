@@ -1,7 +1,9 @@
 """Pictures, studies, tables and the records that they are made from."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,7 +102,7 @@ def test_confusion_matrix(tmp_path):
     assert_picture(tmp_path / "some.png")
 
 
-def test_names_in_other_scripts(tmp_path, monkeypatch):
+def test_names_in_other_scripts(tmp_path, monkeypatch, capsys):
     """Are drawn in a font that has them; characters that no font has are named once."""
     with matplotlib.rc_context({"font.family": ["cmr10"]}):
         plot.choose_fonts(["\u05d0", "a"])
@@ -112,10 +114,46 @@ def test_names_in_other_scripts(tmp_path, monkeypatch):
             plot.save(figure, tmp_path / "text.png")
         monkeypatch.setattr(plot, "glyphs", lambda file: frozenset(map(ord, "ab")))
         matplotlib.rcParams["axes.formatter.use_mathtext"] = True  # (as this font wants it)
-        with pytest.warns(UserWarning, match="the characters \u8d70: .*boxes\ninstall") as warned:
+        for _ in range(2):
             plot.confusion(np.eye(2), ["\u8d70a", "b"], tmp_path / "all.png")
-            plot.confusion(np.eye(2), ["\u8d70a", "b"], tmp_path / "all.png")
-        assert len(warned) == 1
+        error = capsys.readouterr().err
+        assert re.fullmatch("no .*the characters \u8d70: .*boxes\ninstall .*\n", error)
+
+
+def test_a_format_that_pictures_do_not_have(tmp_path):
+    for name in ("out.PNG", "out"):
+        plot.save(plot.new_figure(), tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"out\.xyz: .* drawn as \.xyz\ngive a name in \.png"):
+        plot.save(plot.new_figure(), tmp_path / "out.xyz")
+    assert not (tmp_path / "out.xyz").exists()
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """As those of runs and clips can be on Linux: drawn with escapes."""
+    figure = plot.new_figure()
+    text = figure.text(0.5, 0.5, "run\udcff")
+    plot.save(figure, tmp_path / "picture")
+    assert text.get_text() == r"run\udcff"
+    assert_picture(tmp_path / "picture", 20, 20)  # a .png under the name that was given
+
+
+def test_a_picture_that_cannot_be_written(tmp_path, monkeypatch):
+    """Leaves the earlier one."""
+    out = tmp_path / "curves.png"
+    out.write_text("earlier")
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(plot, "write_partial", full)
+    with pytest.raises(SystemExit, match=r"curves\.png: No space left on device\nmake room"):
+        plot.main(["curves", str(write_log(tmp_path / "a")), "--out", str(out)])
+    clip = np.ones((2, 3, 25, 1), np.float32) * np.arange(25)[:, None]
+    animated = [("clip\udcff", clip, (1, 2), np.ones((2, 3)))]
+    with pytest.raises(OSError, match="No space left"):
+        plot.animate(animated, KINECT_V2, ("a", "b", "c"), out)
+    assert out.read_text() == "earlier"
 
 
 def test_skeletons(data, tmp_path):

@@ -1,6 +1,5 @@
 """Checkpoints: complete, rebuilt without other files, never code."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,7 @@ def test_files_that_are_not_checkpoints(tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         load_checkpoint(path)
     torch.save({"version": VERSION, "model": {}}, path)
-    with pytest.raises(ValueError, match="is not a checkpoint of train.py: classes, .* missing"):
+    with pytest.raises(ValueError, match=r"is not a checkpoint of train\.py: classes, .* missing"):
         load_checkpoint(path)
     torch.save(torch.nn.LSTM(1, 1), path)  # a pickled module is code
     with pytest.raises(ValueError, match="is not a checkpoint"):
@@ -102,7 +101,7 @@ def test_checkpoints_of_other_versions(tmp_path, version):
         load_checkpoint(tmp_path / "x.pt")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "x.pt"
     save_checkpoint(path, EMPTY | {"epoch": 1})
@@ -115,7 +114,7 @@ def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: '.*x\.pt'"):
         save_checkpoint(path, EMPTY | {"epoch": 2})
     monkeypatch.undo()
-    assert load_checkpoint(path)["epoch"] == 1 and os.listdir(tmp_path) == ["x.pt"]
+    assert load_checkpoint(path)["epoch"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_training_goes_on_from_its_state(tmp_path):

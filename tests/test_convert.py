@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,14 +12,16 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import NAME, contents, convert_to, load, skeleton_text, standing, write_custom
 
 import convert_data
 from convert_data import main
+from feeder import Feeder
 from skeletons.datasets import DATASETS
 from skeletons.readers import read_clips
-from skeletons.storage import BenchmarkWriter, read_meta
+from skeletons.storage import BenchmarkWriter, read_meta, split_files
 from skeletons.version import git_commit
 
 ROOT = Path(convert_data.__file__).parent
@@ -69,11 +72,12 @@ def test_the_summary_of_exclusions_and_failures(tmp_path, capsys):
         lines[0]
         == f"{out}/xsub: 1 training clips, 0 test clips, 60 classes (WARNING: a split is empty)"
     )
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "excluded, as not part of the data set or listed as missing: 2 clips",
         "WARNING, the data may be incomplete: 1 of 2 clips (50.00%) skipped, listed in "
         f"{out}/xsub/skipped.csv",
         f"  {tmp_path / NAME.replace('P001', 'P004')}: empty",
+        "repair these, or download or save them again, and convert again; or leave them out",
     ]
     meta = read_meta(out / "xsub")
     assert (meta["excluded"], meta["ignored"], meta["skipped"]) == (2, 1, 1)
@@ -116,7 +120,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     raw = tmp_path / os.fsdecode(b"raw\xff")
     raw.mkdir()
     (raw / NAME).write_bytes(skeleton_text([[(1, standing())]] * 12))
-    (raw / os.fsdecode(b"\xe9.skeleton")).write_bytes(b"")
+    (raw / os.fsdecode(b"\xe9.skeleton")).write_bytes(b"x")
     out = tmp_path / os.fsdecode(b"out\xff")
     done = subprocess.run(
         [*command(raw, out), "--strict"], capture_output=True, env=os.environ | {"PYTHONUTF8": "1"}
@@ -193,7 +197,7 @@ def test_an_archive_next_to_its_files_is_counted_once(raw, tmp_path, capsys):
     first = min((tmp_path / "in").glob("*.skeleton"))
     first.write_bytes(skeleton_text([[(1, standing())]] * 12))
     _, _, (failure,) = convert_to(tmp_path / "out", tmp_path / "in")
-    assert failure.file.endswith(first.name) and failure.reason.startswith("the same clip as ")
+    assert failure.file.endswith(first.name) and failure.reason.startswith("other data than the ")
 
 
 def test_what_is_not_read_is_named(raw, tmp_path, capsys):
@@ -366,3 +370,25 @@ def test_no_process_stays_behind(killed, many, tmp_path):
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
         assert time.time() < deadline
         time.sleep(0.05)
+
+
+def test_one_class_is_nothing_to_learn(data, tmp_path, capsys):
+    """And a training split without clips says where to look."""
+    write_custom(tmp_path / "mine", data)
+    table = tmp_path / "mine/clips.csv"
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    table.write_text("\n".join([lines[0], *(re.sub(r",\d+,", ",walk,", line) for line in lines[1:])]))
+    printed = run(capsys, "--data_path", tmp_path / "mine", "--out_folder", tmp_path / "out")
+    assert any("training clips of custom have the same label: nothing to learn" in x for x in printed)
+    table.write_text("\n".join(line.replace(",train,", ",val,") for line in lines))
+    run(capsys, "--data_path", tmp_path / "mine", "--out_folder", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"train_data.npy contains no clips\nput .* column split"):
+        Feeder(*split_files(tmp_path / "out/custom", "train"))
+
+
+def test_an_array_without_frames(data, tmp_path):
+    write_custom(tmp_path / "mine", data)
+    path = min((tmp_path / "mine").glob("*.npy"))
+    np.save(path, np.zeros((0, 25, 3)))
+    _, _, (failure,) = convert_to(tmp_path / "out", tmp_path / "mine")
+    assert (failure.file, failure.reason) == (str(path), "no frames")

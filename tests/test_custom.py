@@ -222,6 +222,16 @@ WRONG = {
     "part": (TABLE, {"layout": STICK | {"parts": {"trunk": "hip"}}}, "parts are not lists of joints"),
     "parts": (TABLE, {"layout": STICK | {"parts": [["hip"]]}}, "its parts are not lists of joints"),
     "list": (TABLE, {"layout": [STICK]}, "layout: it is not a {...} with joints"),
+    "indices from 1": (
+        TABLE,
+        {"layout": STICK | {"parents": [1, 1, 2, 2, 1, 1]}},
+        "layout.json .*: 0 joints have the parent null or -1.* count from 0\ndocs",
+    ),
+    "indices from 1, but for the root": (
+        TABLE,
+        {"layout": STICK | {"parents": [None, 1, 2, 2, 1, 1]}},
+        "layout.json .*: .* loop, .*numbered from 0",
+    ),
     "index": (TABLE, {"layout": STICK | {"parents": [None, 6, 1, 1, 0, 0]}}, "6 is not among its"),
     "channels": (TABLE, {"layout": STICK | {"channels": "xyz"}}, "its channels are 'xyz', none of"),
     "no layout": (TABLE, {"layout": None}, "6 joints; layout.json is missing\n"),
@@ -385,3 +395,11 @@ def test_what_is_wrong_with_an_array_and_what_to_do(tmp_path):
     (folder / "a.npy").unlink()
     _, _, (failure,) = convert_to(tmp_path / "out", folder)
     assert "no such file; clips.csv must give its path from this folder" in failure.reason
+
+
+def test_a_layout_without_a_name_has_that_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    unnamed = {key: value for key, value in STICK.items() if key != "name"}
+    (tmp_path / "mine/layout.json").write_text(json.dumps(unnamed))
+    monkeypatch.chdir(tmp_path / "mine")
+    assert custom.read_layout(Path())[0].name == "mine"

@@ -14,6 +14,7 @@ from train_helpers import STILL, assert_same_run, changed, load, log_of, tiny_co
 
 import train
 from training import engine
+from training.distributed import is_launched
 
 ROOT = Path(train.__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -22,6 +23,19 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 @pytest.fixture
 def config(data, tmp_path, monkeypatch):
     return tiny_config(data, tmp_path, monkeypatch)
+
+
+def test_variables_that_are_left_over_in_the_environment(config, monkeypatch, capsys):
+    values = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "", "MASTER_ADDR": "localhost"}
+    for name, value in (values | {"MASTER_PORT": "29500"}).items():
+        monkeypatch.setenv(name, value)
+    assert not is_launched()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "none")
+    message = r"cannot connect \(RANK=none, WORLD_SIZE=2, .*\): .*\nstart them with torchrun; .* unset"
+    with pytest.raises(OSError, match=message):
+        train.main(config)
+    assert "waiting for the other processes (RANK=none, WORLD_SIZE=2" in capsys.readouterr().err
 
 
 # Trains with each of several configurations. The last run is stopped when the second process asks for

@@ -187,6 +187,15 @@ def test_devices():
         engine.resolve_device("gpu")
 
 
+def test_the_reason_that_torch_gives_is_short(monkeypatch):
+    def zeros(*_, **__):
+        raise NotImplementedError("No torch.mps here. " + "'aten::zeros' has [CPU, CUDA]. " * 40)
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    with pytest.raises(ValueError, match=r"here: No torch\.mps here\ntry --device cpu$"):
+        engine.resolve_device("mps")
+
+
 # --- FLOPs --------------------------------------------------------------------------------------------
 
 

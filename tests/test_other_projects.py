@@ -98,7 +98,7 @@ def test_a_duplicate_in_arrays_is_a_failure(data, tmp_path):
     out, _, (failure,) = convert_to(tmp_path / "out", tmp_path / "in")
     assert f"xsub/train_data.npy, clip 1 ({names[0]})" in failure.file
     assert failure.reason.endswith(f"xsub/train_data.npy, clip 0 ({names[0]})")
-    assert failure.reason.startswith("the same clip as ")
+    assert failure.reason.startswith("other data than the clip of the same name, ")
     assert load(out / "xsub", "train")[1] == [names[0], *names[2:]]
     assert load(out / "xview", "train")[1] == load(data / "xview", "train")[1]
 
@@ -181,12 +181,31 @@ def test_names_that_contradict_the_reading(change, fault, data, tmp_path):
         open_input([path])
 
 
-@pytest.mark.parametrize("axes", ["NTVCM", "NMTVC", "NTMVC"])
-def test_arrays_with_other_axes_are_refused(axes, data, tmp_path):
+@pytest.mark.parametrize("layout", ["", '{"name": "kinect-v2"}', '{"name": "openpose25"}'])
+@pytest.mark.parametrize("axes", ["NTVCM", "NMTVC", "NTMVC", "NVCTM"])
+def test_arrays_with_other_axes_are_refused(axes, layout, data, tmp_path):
+    """Also if they could be 2D bodies, of which three are in (N, 2, T, 25, 3)."""
     write_padded(tmp_path, data)
     path = tmp_path / "xsub/train_data.npy"
-    np.save(path, np.load(path).transpose(["NCTVM".index(axis) for axis in axes]))
-    with pytest.raises(ValueError, match=r"train_data.npy (is|has|and) "):
+    np.save(path, np.load(path)[:, :, :20].transpose(["NCTVM".index(axis) for axis in axes]))
+    (tmp_path / "xsub/train_num_frame.npy").unlink()
+    if layout:
+        (path.parent / "layout.json").write_text(layout)
+    with pytest.raises(
+        ValueError, match=r"train_data.npy is .* which are the axes .*\ntranspose it to .N, C"
+    ):
+        open_input([tmp_path])
+
+
+def test_frames_with_other_axes_are_refused(data, tmp_path):
+    """(frames, M, V, C) can be 2D bodies, too."""
+    shutil.copytree(data / "xsub", tmp_path / "xsub")
+    (tmp_path / "xsub/meta.json").unlink()
+    assert len(list(open_input([tmp_path]).clips)) == 36
+    path = tmp_path / "xsub/train_data.npy"
+    np.save(path, np.load(path).transpose(0, 3, 2, 1))
+    (tmp_path / "xsub/layout.json").write_text('{"name": "openpose25"}')
+    with pytest.raises(ValueError, match=r"axes T, M, V, C.*\ntranspose it to .T, C, V, M"):
         open_input([tmp_path])
 
 
@@ -351,19 +370,19 @@ def test_a_bad_annotation_costs_only_itself(tmp_path):
     bad = {
         "no frame_dir or filename": {"label": 1, "keypoint": GOOD["keypoint"]},
         "no frame_dir or filename that is text": 7,
-        "no keypoint that is an array": GOOD | {"keypoint": np.ones((4, 25, 3))},
-        "no keypoint": GOOD | {"keypoint": GOOD["keypoint"].tolist()},
+        "no keypoint that is an array": GOOD | {"keypoint": np.ones((4, 75))},
+        "no keypoint": GOOD | {"keypoint": [[[1, 2], [1]]]},
         "17 joints with 2 coordinates": GOOD | {"keypoint": np.ones((1, 4, 17, 2))},
         "its label is not one of 0-59": GOOD | {"label": 99},
-        "no label that is a whole number": GOOD | {"label": [0]},
+        "no label that is a whole number": GOOD | {"label": [0, 1, 1]},
         "no label that": GOOD | {"label": 3.7},
         "no label th": GOOD | {"label": True},
-        "no label t": GOOD | {"label": "3"},
+        "no label t": GOOD | {"label": "walk"},
         "no total_frames that is a whole number": GOOD | {"total_frames": 2.5},
         "coordinates are complex128, not numbers": GOOD | {"keypoint": 1j * GOOD["keypoint"]},
         "no label": {key: GOOD[key] for key in ("frame_dir", "keypoint")},
         "invalid coordinate": GOOD | {"keypoint": np.full((1, 4, 25, 3), np.inf)},
-        "no body in any frame": GOOD | {"total_frames": 0},
+        "no frames": GOOD | {"total_frames": 0},
     }
     # The good one is in the middle: neither the first one nor the last one decides for all.
     annotations = [*list(bad.values())[:5], GOOD, {**GOOD, "frame_dir": "c"}, *list(bad.values())[5:]]
@@ -388,19 +407,72 @@ def test_names_and_numbers_of_an_annotation(tmp_path):
     assert (names, labels, counts.tolist(), failures) == (["a"], [3], [2], [])
 
 
-def test_a_clip_that_is_annotated_twice_is_written_once(tmp_path):
-    second = GOOD | {"keypoint": 2 * GOOD["keypoint"]}
-    out, _, (failure, _) = convert_to(tmp_path / "out", write(tmp_path, [GOOD, second]))
-    data, names, *_ = load(out / "xsub", "train")
-    assert names == ["a"] and data[..., 0].max() == 1
-    assert failure.file.endswith("annotation 1") and failure.reason.startswith("the same clip as ")
-    assert failure.reason.endswith("x.pkl, annotation 0")
+@pytest.mark.parametrize("name, change, expected", [
+    ("a", {"keypoint": 2 * GOOD["keypoint"]}, "WARNING: 1 clips have the name of an earlier one, "),
+    ("a", {}, "1 clips are in the input twice, with the same data: counted once"),
+    ("a", {"label": 3}, "another label than the same clip, "),
+    ("S001C001P001R001A001", {"keypoint": 2 * GOOD["keypoint"]}, "other data than the clip of the "),
+])  # fmt: skip
+def test_clips_with_the_same_name(name, change, expected, tmp_path):
+    """Published names identify a clip, somebody's own may be those of classes."""
+    annotation = GOOD | {"frame_dir": name}
+    stream = open_input(
+        [write(tmp_path, [annotation, annotation | change], {"x_train": [name]})], "ntu"
+    )
+    first, *others = stream.clips
+    assert isinstance(first, Clip) and first.data.max() == 1
+    if "clips" in expected:
+        assert any(note.startswith(expected) for note in stream.notes)
+        assert len(others) == ("WARNING" in expected)
+    else:
+        assert others[0].reason.startswith(expected) and others[0].reason.endswith("annotation 0")
+
+
+@pytest.mark.parametrize("name", ["clip", "", "S001C001P001R001A001"])
+def test_arrays_whose_names_are_not_those_of_clips(name, data, tmp_path):
+    """All of them are kept, unless one clip is in both splits."""
+    write_padded(tmp_path / "in", data)
+    for split in ("train", "val"):
+        path = tmp_path / f"in/xsub/{split}_label.pkl"
+        _, labels = pickle.loads(path.read_bytes())
+        labels = [0 if name.startswith("S0") else label % 3 for label in labels]
+        path.write_bytes(pickle.dumps(([name] * len(labels), labels)))
+    if name.startswith("S0"):
+        with pytest.raises(ValueError, match=f"have clips in common .1.: {name}\nremove"):
+            open_input([tmp_path / "in"])
+        return
+    stream = open_input([tmp_path / "in"])
+    assert all(isinstance(clip, Clip) for clip in stream.clips)
+    assert "both have clips called" in stream.notes[-2] and stream.notes[-1].startswith("WARNING: 35")
+    shutil.copy(tmp_path / "in/xsub/train_data.npy", tmp_path / "in/xsub/val_data.npy")
+    for kind in ("label.pkl", "num_frame.npy"):
+        shutil.copy(tmp_path / f"in/xsub/train_{kind}", tmp_path / f"in/xsub/val_{kind}")
+    with pytest.raises(ValueError, match="have clips in common"):
+        open_input([tmp_path / "in"])
+
+
+@pytest.mark.parametrize("form", [
+    lambda a: a | {"keypoint": a["keypoint"][0], "keypoint_score": a["keypoint_score"][0]},
+    lambda a: a | {key: a[key].tolist() for key in ("keypoint", "keypoint_score")},
+    lambda a: a | {key: list(a[key][0]) for key in ("keypoint", "keypoint_score")},
+    lambda a: a | {"frame_dir": b"a", "label": "2"},
+    lambda a: a | {"frame_dir": "a\r", "label": [2], "total_frames": 3.0},
+    lambda a: a | {"label": np.eye(3)[2]},
+])  # fmt: skip
+def test_forms_of_an_annotation(form, tmp_path):
+    """One body without an axis, lists, bytes and text: what is meant is plain."""
+    (tmp_path / "layout.json").write_text('{"name": "coco17"}')
+    keypoint = np.random.default_rng(0).uniform(10, 300, (1, 3, 17, 2))
+    plain = GOOD | {"label": 2, "keypoint": keypoint, "keypoint_score": np.ones((1, 3, 17))}
+    clip, *_ = open_input([write(tmp_path, [form(plain)], {b"x_train": [b"a "]})]).clips
+    assert (clip.name, clip.label, clip.splits) == ("a", 2, {"x": "train"})
+    np.testing.assert_array_equal(clip.data[..., 0], keypoint[0].swapaxes(1, 2).astype(np.float32))
 
 
 def test_pickles_that_do_not_fit(tmp_path):
     small = GOOD | {"keypoint": np.ones((1, 4, 17, 2))}
     for annotations, split, reason in (
-        ([], None, "no annotation with a keypoint array.*\nsee docs/data.md"),
+        ([], None, "no annotation with a keypoint array.*\nsave keypoint as one array"),
         (7, None, "not a dict of split and annotations: .*\nsee docs/data.md"),
         ([small], None, "17 joints with 2 coordinates, .*\n.* layout.json next to it.*coco17"),
         (
@@ -423,6 +495,13 @@ def test_pickles_that_do_not_fit(tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             open_input([write(tmp_path, annotations, split)])
+
+
+def test_annotations_that_share_a_name_cannot_be_split(tmp_path):
+    annotations = [GOOD | {"frame_dir": "walk", "keypoint": i * GOOD["keypoint"]} for i in range(1, 4)]
+    path = write(tmp_path, annotations, {"train": ["walk"], "val": ["walk"]})
+    with pytest.raises(ValueError, match="in train and in val\n3 annotations are called so: give each"):
+        open_input([path])
 
 
 def test_annotations_of_somebody_s_own_classes(tmp_path):
@@ -503,7 +582,9 @@ def test_joints_with_the_score_0_are_missing(tmp_path):
     annotation = GOOD | {"keypoint": keypoint, "keypoint_score": score}
     clip, *_ = open_input([write(tmp_path, [annotation])]).clips
     np.testing.assert_array_equal(clip.data[1, :, 9, 0], [200, 200])
-    *_, failure = open_input([write(tmp_path, [annotation | {"keypoint_score": score[0]}], {})]).clips
+    *_, failure = open_input(
+        [write(tmp_path, [annotation | {"keypoint_score": score[:, 1:]}], {})]
+    ).clips
     assert failure.reason.startswith("keypoint_score does not fit")
 
 

@@ -1,7 +1,9 @@
 """skeletons/output.py: no command loses its work to the console's encoding or an output's folder."""
 
+import errno
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ import predict
 import synthesize
 import test as test_script
 import train
-from skeletons.output import check_output, make_console_safe
+from skeletons.output import check_output, explain, make_console_safe, write_partial
 
 COMMANDS = (
     *(module.main for module in (convert_data, test_script, predict, export, plot, synthesize)),
@@ -52,3 +54,26 @@ def test_outputs_are_checked(tmp_path):
     for path in (tmp_path, tmp_path / "file/out.onnx"):
         with pytest.raises(OSError, match=r"cannot be written: .+\n--out names another file"):
             check_output(path, "--out names another file")
+
+
+def test_errors_of_the_system_get_a_remedy(tmp_path, monkeypatch):
+    with pytest.raises(OSError) as caught:
+        write_partial(tmp_path / "gone/out.png", b"")
+    assert explain(caught.value) == (
+        f"{tmp_path / 'gone/out.png'}: No such file or directory\ncheck it and its permissions"
+    )
+
+    def full(path, content):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as caught:
+        write_partial(tmp_path / "out.png", b"")
+    assert (
+        explain(caught.value)
+        == f"{tmp_path / 'out.png'}: No space left on device\nmake room, or name another folder"
+    )
+    assert not any(tmp_path.iterdir())
+    for own in (ValueError("fault\nremedy"), FileNotFoundError("fault\nremedy")):
+        assert explain(own) == "fault\nremedy"

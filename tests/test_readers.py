@@ -286,7 +286,7 @@ def test_other_things_in_the_folder(tmp_path):
     for name, reason in {
         "walk.skeleton": "the name is not of the form",
         NAME.replace("A010", "A061"): "action 61",
-        NAME: "the same clip as",
+        NAME: "other data than the clip of the same name",
         NAME.replace("P001", "P002"): "not a file",
         NAME.replace("P001", "P004"): "larger than 16 MiB",
         NAME.replace("P001", "P005"): "not a file",
@@ -555,3 +555,59 @@ def test_raw_files_that_are_called_otherwise_are_not_passed_over_in_silence(raw,
     assert clip.name == others[4].stem and failure.file.endswith(" (1).skeleton")
     (note,) = stream.notes
     assert re.search(r"WARNING: not read: \S+ and 2 more; .*; rename them to \*\.skeleton", note)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+
+
+@pytest.mark.parametrize("change", [
+    lambda content: b"\xef\xbb\xbf" + content,
+    lambda content: content.decode().encode("utf-16"),
+    lambda content: b"\xfe\xff" + content.decode().encode("utf-16-be"),
+])  # fmt: skip
+def test_raw_files_that_an_editor_saved(change, raw, data, tmp_path):
+    """With a byte order mark, in UTF-16: in folders and in archives."""
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in/x.zip", "w") as archive:
+        for i, path in enumerate(sorted(raw.iterdir())):
+            content = change(path.read_bytes())
+            if i % 2:
+                archive.writestr(path.name, content)
+            else:
+                (tmp_path / "in" / path.name).write_bytes(content)
+    assert contents(convert_to(tmp_path / "out", tmp_path / "in")[0]) == contents(data)
+
+
+@pytest.mark.parametrize("content, fault", [
+    (POINTER, "it is a pointer of Git LFS; get the file itself with: git lfs pull"),
+    (b"\n<!DOCTYPE html>", "it is a web page; download it, or save it, again"),
+    (b"", "empty"),
+    (b" \r\n", "empty"),
+])  # fmt: skip
+def test_raw_files_that_are_something_else(content, fault, tmp_path):
+    (tmp_path / NAME).write_bytes(content)
+    (failure,) = open_input([tmp_path]).clips
+    assert failure.reason == fault
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.pkl", "x.zip", "train_data.npy"])
+def test_files_that_git_lfs_has_not_fetched(name, tmp_path):
+    for file in {name, "train_label.pkl"}:
+        (tmp_path / file).write_bytes(POINTER)
+    path = tmp_path / name
+    with pytest.raises(ValueError, match=rf"{name} .* pointer of Git LFS\nget the file .*git lfs pull"):
+        open_input([path if path.suffix in (".npz", ".pkl") else tmp_path])
+
+
+def test_archives_that_must_be_unpacked(raw, tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        archive.writestr("clips.csv", "name,label,split\n")
+    with pytest.raises(FileNotFoundError, match=r"not read: .*own\.zip/clips\.csv; unpack archives"):
+        open_input([tmp_path / "own.zip"])
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(min(raw.iterdir()), NAME)
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1  # the flag for encryption
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.zip is encrypted\nunpack it with its password"):
+        open_input([tmp_path / "x.zip"])

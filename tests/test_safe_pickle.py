@@ -81,6 +81,17 @@ def test_hostile_pickles_are_refused(content, tmp_path):
         read_pickle(tmp_path / "x.pkl")
 
 
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_a_pickle_that_is_text_with_other_line_ends(protocol, tmp_path):
+    """Windows or FTP put a CR before each line feed of protocol 0; other pickles are as they are."""
+    content = (["a\r\nb", "c"], [10, 13, 0x0A0D], np.arange(3.0))
+    saved = pickle.dumps(content, protocol)
+    (tmp_path / "x.pkl").write_bytes(saved if protocol else saved.replace(b"\n", b"\r\n"))
+    names, labels, array = read_pickle(tmp_path / "x.pkl")
+    assert (names, labels) == content[:2]
+    np.testing.assert_array_equal(array, content[2])
+
+
 def test_names_in_a_pickle_are_text(tmp_path):
     """str() of lists of lists of lists ... would fill the memory."""
     (tmp_path / "x_label.pkl").write_bytes(pickle.dumps(([DEEP], [0])))

@@ -21,6 +21,7 @@ import PIL.Image
 import pytest
 from helpers import contents
 
+import export
 import plot
 import predict
 import test as test_script
@@ -288,14 +289,23 @@ def test_outputs_elsewhere(trained, workplace, monkeypatch, capsys):
     assert "fused " in capsys.readouterr().out and contents(trained) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of files that are not UTF-8")
+def test_a_run_whose_name_is_not_utf8(trained):
+    folder = shutil.copytree(trained, trained.parent / "run\udcff")
+    record = run_test(folder / "best.pt")
+    assert record["checkpoint"] == str(folder / "best.pt")
+    shutil.rmtree(folder)
+
+
 def test_it_is_one_process(trained, monkeypatch):
     environment = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     run_test(trained / "best.pt")  # left over in the environment
     monkeypatch.setenv("MASTER_PORT", "1")
-    message = failure(test_script.main, trained / "best.pt", "--local-rank=1")
-    assert message.endswith("not under torchrun\nuse: python test.py")
+    for script in (test_script, predict, export):
+        message = failure(script.main, trained / "best.pt", "--local-rank=1")
+        assert re.search(r"not under torchrun\nuse: python (test|predict|export)\.py$", message)
 
 
 def test_a_checkpoint_and_data_that_do_not_fit(trained, second, workplace, tmp_path):
@@ -432,6 +442,17 @@ def test_commas_that_may_be_decimal():
     for ambiguous in (",".join(["5"] * 150), " ".join(["-0,5"] * 75), " ".join(["0"] + ["0,5"] * 74)):
         with pytest.raises(ValueError, match="decimal commas"):
             predict.parse_frame(ambiguous, 25, 3)
+    with pytest.raises(ValueError, match="decimal commas"):  # or two bodies
+        predict.parse_frame(" ".join(["1,234.5"] * 75), 25, 3)
+
+
+@pytest.mark.parametrize(
+    "line", ["," * 75 + ",".join("1" * 75), " ".join([",5"] * 75), "\t" * 75 + "1"]
+)
+def test_an_empty_value_is_not_passed_over(line):
+    """Else the second body would be taken for the first one, and ,5 for 5."""
+    with pytest.raises(ValueError, match=r"value 1 is '', not a number; needs 25 x 3 numbers"):
+        predict.parse_frame(line, 25, 3)
 
 
 def test_predict_names_what_it_cannot_read(trained, workplace, raw, capsys):
@@ -450,11 +471,12 @@ def test_predict_names_what_it_cannot_read(trained, workplace, raw, capsys):
     assert out.startswith(f"{NAME} (")  # the others are predicted
     assert re.search(r"cut\.skeleton: line 40: .+", error)
     assert "gone.skeleton: there is no such file" in error
-    assert re.search(r"kinect1\.npy: .*20 joints with 3 coordinates each; .*25 with 3", error)
+    assert re.search(r"kinect1\.npy: .*20 joints with 3 coordinates each; .*25 with 3 .*--check", error)
     assert "gone.pt is missing" in fails(good, checkpoint="gone.pt")[1]
     assert "no clip called no" in fails(good, "--clip", "no")[1]
     assert "give a FILE" in fails()[1]
-    assert "--animate draws whole clips" in fails(good, "--animate", "a.png")[1]
+    assert "draws no a.png: give a name that ends in .gif" in fails(good, "--animate", "a.png")[1]
+    assert "--animate draws whole clips" in fails(good, "--live", "--animate", "a.gif")[1]
 
 
 def test_predict_a_stream(trained, workplace, raw, capsys, monkeypatch):

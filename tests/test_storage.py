@@ -99,10 +99,41 @@ def test_labels_are_whole_numbers_and_names_are_lists(tmp_path):
     path = tmp_path / "train_label.pkl"
     path.write_bytes(pickle.dumps((["a", "b"], [np.int64(1), 2])))
     assert read_labels(path) == (["a", "b"], [1, 2])
-    for bad in ((["a"], [True]), (["a"], [1.0]), ("ab", [0, 1]), (["a"], "0")):
+    for bad, fault in (
+        ((["a"], [True]), "the label of clip 0 is True"),
+        ((["a", "b"], [1, 1.5]), "the label of clip 1 is 1.5"),
+        ((["a"], ["walk"]), "the label of clip 0 is 'walk'"),
+        ((["a"], [[0, 1, 1]]), "the label of clip 0 is a list of 3"),
+        ((["a"], [-1]), "the label of clip 0 is -1"),
+        (([None], [0]), "the name of clip 0 is None"),
+        ((["a"], [0, 1]), "it has 1 names and 2 labels"),
+        (("ab", [0, 1]), "it is a tuple of 2\nsave a tuple: a list"),
+        ([0, 1, 2, 3], "it is a list of 4\nsave a tuple: a list"),
+        ({"a": 1}, "it is a dict of 1\nsave a tuple: a list"),
+    ):
         path.write_bytes(pickle.dumps(bad))
-        with pytest.raises(ValueError, match=r"train_label\.pkl (is not|does not contain).*\nmake the"):
+        with pytest.raises(ValueError, match=rf"train_label\.pkl (is not|does not contain).*{fault}"):
             read_labels(path)
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (["a", "b"], [1.0, 2.0]),
+        (["a", "b"], np.array([[1], [2]])),
+        (["a", "b"], np.eye(3)[1:]),
+        (["a", "b"], [[0, 1, 0], [0, 0, 1]]),
+        (["a", "b"], ["1", "2.0"]),
+        ([b"a", b"b"], [[1], (2,)]),
+        (np.array(["a\r", " b"]), np.array(["1", "2"])),
+        (np.array([b"a", b"b"]), [True + np.int8(0), np.float16(2)]),
+    ],
+)
+def test_forms_of_names_and_labels(names, labels, tmp_path):
+    path = tmp_path / "train_label.pkl"
+    for protocol in (0, 2, 4):
+        path.write_bytes(pickle.dumps((names, labels), protocol))
+        assert read_labels(path) == (["a", "b"], [1, 2])
 
 
 def test_data_that_leaves_the_cache_is_the_same(data, raw, tmp_path, monkeypatch):

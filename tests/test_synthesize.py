@@ -120,6 +120,9 @@ def test_errors(tmp_path, capsys):
     (tmp_path / "S001C001P001R001A001.skeleton").touch()
     with pytest.raises(SystemExit, match=r"already holds \.skeleton files\nremove them"):
         synthesize.main(["--out", str(tmp_path), "--actions", "7"])
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"file: .+\ncheck it"):
+        synthesize.main(["--out", str(tmp_path / "file"), "--actions", "7"])
     for wrong, message in (
         (["--actions", "99"], "no action 99"),
         (["--subjects", "0"], "--subjects must be at least 1"),

@@ -162,6 +162,7 @@ def test_options():
         ({"name": "a/../../b"}, "name='a/../../b' is not allowed"),
         ({"name": "."}, r"name='\.' is not allowed"),
         ({"name": " "}, "name=' ' is not allowed"),
+        *(({"name": n}, r"\nname must be free of .* Windows") for n in ("lr:1", "con", "a/NUL.x", "?")),
         ({"name": str(Path.cwd())}, "is not allowed"),
     ],
 )
@@ -172,18 +173,30 @@ def test_settings_that_cannot_be(config, values, message):
     assert not Path("checkpoints").exists()
 
 
-def test_a_run_is_repeated_from_its_config(config, whole):
+def test_a_run_is_repeated_from_its_config(config, whole, capsys):
     path = str(whole / "config.json")
     given = ["--config", path, "--data", config.data, "--name", "again"]
     train.run_command([*given, "--local-rank=0"])  # (as torch.distributed.launch adds it)
     assert_same_run(whole, Path("checkpoints/again"))
     assert train.parse_command_line([*given, "--epochs", "9"])[0].optimization.epochs == 9
+    settings = json.loads(Path(path).read_text())["config"]
+    settings["optimization"].pop("gamma")
+    # (With a byte order mark, as some editors write it.)
+    Path("older.json").write_text(json.dumps({"config": settings}), encoding="utf-8-sig")
+    assert train.flat(train.read_config("older.json")) == train.flat(train.read_config(path))
+    assert capsys.readouterr().err.endswith("older.json has no gamma: the defaults are used\n")
     Path("other.json").write_text('{"config": {"hiden_size": 7}}')
+    Path("preset.json").write_text('{"config": {"preset": "demo"}}')
+    Path("type.json").write_text('{"config": {"milestones": 5}}')
+    Path("inner.json").write_text('{"data": ""}')
     for options, message in (
         (["--config", path, "--preset", "small"], "--config excludes --preset and --resume"),
         (["--config", path, "--resume"], "--config excludes --preset and --resume"),
         (["--config", "gone.json"], "gone.json cannot be read: No such file"),
         (["--config", "other.json"], "other.json does not hold .* run: no such setting: hiden_size\n"),
+        (["--config", "preset.json"], "no such setting: preset\n"),
+        (["--config", "type.json"], "milestones=5 is not allowed\n"),
+        (["--config", "inner.json"], "'config' is missing\n"),
     ):
         with pytest.raises(ValueError, match=message):
             train.parse_command_line(options)
@@ -675,6 +688,7 @@ def test_resuming_from_the_command_line_keeps_the_settings(config, whole, capsys
         (["--name", "run", "--overwrite"], "--resume and --overwrite exclude each other"),
         (["--name", "gone"], "checkpoints/gone is missing: there is no run of this name\n"
          "give its name with --name; the latest runs are run"),
+        (["--name", "checkpoints/run"], "checkpoints/checkpoints/run is missing: there is no run of"),
     ):  # fmt: skip
         with pytest.raises(SystemExit) as done:
             train.run_command([*options, "--resume"])
@@ -685,7 +699,7 @@ def test_errors_of_the_command(config, capsys):
     """Error messages in place of tracebacks: the fault on the first line, then what to do."""
     options = ["--data", config.data, "--window_size", "16", "--spatial_window", "16", "--name", "x"]
     for wrong, message in (
-        (["--data", "nothing"], r"nothing/train_data.npy is missing\n"),
+        (["--data", "nothing"], r"nothing/train_data.npy is missing\n.*; or say with --data where"),
         (["--data", "."], r"train_data.npy is missing\ngive the folder of one benchmark: xview"),
         (["--data", f"{config.data}/train_data.npy"], r"train_data.npy is not a folder\n"),
         (["--epochs", "0"], r"epochs=0 is not allowed\n"),

@@ -11,6 +11,7 @@ from torch import distributed
 from extensions import ExtensionConfig
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.layout import Layout
+from skeletons.output import write_partial
 from training.distributed import get_rank, get_world_size
 
 VERSION = 4  # of the checkpoint format
@@ -29,20 +30,6 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save({"version": VERSION} | contents, buffer)
     return buffer.getvalue()
-
-
-def write_partial(path: str | Path, content: bytes) -> Path:
-    """Write a file next to `path` -> its path, to be renamed to `path`. An error leaves no such file.
-    Raises OSError with the reason and the name of the file."""
-    partial = Path(f"{path}.partial")
-    try:
-        partial.write_bytes(content)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    return partial
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

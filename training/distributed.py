@@ -1,6 +1,7 @@
 """Several processes that train together, started by torchrun."""
 
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -22,7 +23,13 @@ def is_launched() -> bool:
     """Whether torchrun, or another launcher of torch, started this process and others. A LOCAL_RANK
     alone may be left over in the environment."""
     names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return all(name in os.environ for name in names) and os.environ["WORLD_SIZE"] != "1"
+    return all(map(os.environ.get, names)) and os.environ["WORLD_SIZE"] != "1"
+
+
+def require_one_process(script: str) -> None:
+    """SystemExit if torchrun started this script, whose processes would all do the same work."""
+    if is_launched():
+        raise SystemExit(f"{script}: it runs in one process, not under torchrun\nuse: python {script}")
 
 
 def init_distributed(device: torch.device) -> None:
@@ -37,12 +44,14 @@ def init_distributed(device: torch.device) -> None:
     # Python shuts down, and a thread that frees a tensor at that moment aborts the process.
     from torch.distributed import nn  # noqa: F401
 
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    found = ", ".join(f"{name}={os.environ[name]}" for name in names)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # not of torchrun: the variables may be left over
+        print(f"waiting for the other processes ({found}); for one, unset LOCAL_RANK", file=sys.stderr)
     # CPU tensors use gloo, so that the processes can agree on something without waiting for their GPUs.
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    except RuntimeError as error:
-        names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        found = ", ".join(f"{name}={os.environ[name]}" for name in names)
+    except (RuntimeError, ValueError) as error:
         raise OSError(
             f"the processes cannot connect ({found}): {str(error).splitlines()[0]}\n"
             "start them with torchrun; for one process, unset LOCAL_RANK"

@@ -3,6 +3,8 @@
 import copy
 import os
 import platform
+import re
+import textwrap
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -39,7 +41,8 @@ def resolve_device(name: str = "") -> torch.device:
         torch.zeros(1, device=device).item()  # ("meta" holds no numbers)
         return device
     except Exception as error:  # whatever a driver or a build of torch raises
-        reason = str(error).splitlines()[0]
+        # (The first sentence: torch may list all of its backends.)
+        reason = textwrap.shorten(re.split(r"(?<=\w)\.\s|\n", str(error))[0], 120)
         raise ValueError(f"device '{name}' cannot be used here: {reason}\ntry --device cpu") from error
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from skeletons.lock import FileLock
-from training.checkpoint import load_checkpoint, to_bytes, write_partial
+from skeletons.output import write_partial
+from training.checkpoint import load_checkpoint, to_bytes
 from training.distributed import get_rank, on_first_rank
 
 # What test.py writes next to a checkpoint: content -> what follows the stem of the checkpoint's name.
@@ -54,7 +55,7 @@ class RunFolder:
             except OSError as error:
                 raise OSError(
                     f"{self.path} cannot be written: {error.strerror or error}\n"
-                    "start train.py in a folder where checkpoints/ can be made"
+                    "choose another --name, or start train.py in a folder that can be written"
                 ) from error
             if not acquired:
                 raise ValueError(
@@ -85,12 +86,12 @@ class RunFolder:
         """ValueError if there is no epoch to go on after."""
         if self.last.exists():
             return
-        others = sorted(self.path.parent.glob("*/last.pt"), key=os.path.getmtime)
-        if others and not self.path.exists():
+        if not self.path.exists():
+            others = sorted(Path("checkpoints").glob("*/last.pt"), key=os.path.getmtime)
             names = ", ".join(last.parent.name for last in others[:-6:-1])
             raise ValueError(
                 f"{self.path} is missing: there is no run of this name\n"
-                f"give its name with --name; the latest runs are {names}"
+                f"give its name with --name{'; the latest runs are ' if names else ''}{names}"
             )
         overwrite = ", with --overwrite" if self.best.exists() else ""
         raise ValueError(

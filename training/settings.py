@@ -35,6 +35,8 @@ def check_values(settings: Any) -> None:
             check_flag(name, values[name])
         elif isinstance(default, str):
             require(isinstance(values[name], str), name, values[name], "text")
+        elif isinstance(default, tuple):
+            require(isinstance(values[name], tuple), name, values[name], "a tuple")
     for name, least in WHOLE_NUMBERS.items():
         check_whole(name, values[name], least)
     for name, (valid, allowed) in NUMBERS.items():
