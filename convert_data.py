@@ -7,12 +7,14 @@
     python convert_data.py --data_path ntu60_3danno.pkl                # or a folder of padded arrays
     python convert_data.py --dataset nw-ucla --data_path all_sqe       # Northwestern-UCLA
     python convert_data.py --dataset utd-mhad --data_path Skeleton     # UTD-MHAD
+    python convert_data.py --dataset sbu --data_path SBU-raw           # SBU Kinect Interaction
     python convert_data.py --data_path my-recordings                   # custom, with a clips.csv
 
 Every clip is read once. Each benchmark of the data set becomes a subfolder of the output folder (xsub:
 the subjects in the test are not those in training; xview: the camera is another one; xset: the setups
-are others). Its files are described in docs/data.md; "val" is the official test split. skipped.csv
-lists the clips that could not be read, dropped.csv the bodies that were dropped from a clip, and why.
+are others; fold1, fold2, ...: the clips of one fold are the test, for cross_validate.py). Its files
+are described in docs/data.md; "val" is the official test split. skipped.csv lists the clips that could
+not be read, dropped.csv the bodies that were dropped from a clip, and why.
 An earlier conversion is replaced when the new one is complete.
 """
 

@@ -662,6 +662,11 @@ def run_command(argv: Sequence[str] | None = None) -> None:
         config, resume, overwrite = parse_command_line(argv)
     except (ValueError, OSError) as error:
         raise SystemExit(f"train.py: {explain(error)}") from None
+    train_or_exit(config, resume, overwrite)
+
+
+def train_or_exit(config: Config, resume: bool, overwrite: bool) -> None:
+    """`main`, with messages. Raises SystemExit after an error or a stop."""
     message, status, all_stop, stop = "", 0, True, StopRequest()
     try:
         folder = run_folder(config)

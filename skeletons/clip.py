@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 MAX_BODIES = 2
+MAX_CLIP_BYTES = 256 << 20  # as an array
 # In the unit of the recording, which is metres in the published data sets and any unit in custom
 # recordings. In millimetres this is 1 km, farther than any sensor sees, so a larger number is an error
 # in the file. Sums of squares of such coordinates are still far below the largest float32 (3e38).

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from skeletons.clip import MAX_BODIES, Clip, InvalidClip, validate_coordinates
+from skeletons.clip import MAX_BODIES, MAX_CLIP_BYTES, Clip, InvalidClip, validate_coordinates
 from skeletons.datasets import DatasetSpec
 from skeletons.layout import Layout
 
-MAX_CLIP_BYTES = 256 << 20  # as an array
 SPLIT_NAMES = {"train": "train", "val": "val", "test": "val"}
 
 

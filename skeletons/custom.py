@@ -27,14 +27,15 @@ from skeletons.custom_arrays import (
     open_array,
     order_axes,
 )
-from skeletons.layout import BODY_PARTS, KINECTS, LAYOUTS, Layout
+from skeletons.layout import BODY_PARTS, DEPTH_SENSORS, KINECTS, LAYOUTS, Layout
 
-REQUIRED_COLUMNS = ("name", "label", "split")
-COLUMNS = (*REQUIRED_COLUMNS, "subject", "camera", "axes")
+REQUIRED_COLUMNS = ("name", "label")
+BENCHMARK_COLUMNS = ("split", "fold")  # one is required
+COLUMNS = (*REQUIRED_COLUMNS, *BENCHMARK_COLUMNS, "subject", "camera", "axes")
 OLDER_NAMES = {"part": "split", "performer": "subject"}  # of columns
 SEPARATORS = ",;\t"
 UNKNOWN = {"", "-", "?", "n.a.", "n/a", "na", "nan", "none", "null", "unknown"}  # subjects and cameras
-BENCHMARK = "custom"  # the only one
+BENCHMARK = "custom"  # of the column split
 CHANNELS = (["x", "y"], ["x", "y", "z"], ["x", "y", "score"], ["x", "y", "z", "score"])
 LAYOUT_HINT = (
     'add a layout.json that names a known layout, as {"name": "openpose25"} '
@@ -46,7 +47,8 @@ UNLIKE_A_BODY = 0.8  # bone_ratio; 0.3 to 0.5 for bodies
 def read_custom(folder: Path, encoding: str = "") -> ClipStream:
     """A folder of custom recordings.
 
-    clips.csv    with the columns name, label, split (train or val) and, if known, subject, camera, axes
+    clips.csv    with the columns name, label, split (train or val) or fold and, if known, subject,
+                 camera, axes
     NAME.npy     for each name: (T, V, C) or, with several bodies, (M, T, V, C), or in another order of
                  these axes; C is 2D or 3D, and a score if there is one
     layout.json  if the joints are not those of a Kinect in 3D; see `read_layout`
@@ -73,7 +75,7 @@ def read_custom(folder: Path, encoding: str = "") -> ClipStream:
         title,
         form.layout,
         classes,
-        [BENCHMARK],
+        list(next(iter(clips.values())).splits),
         total=len(clips),
         clips=clean_clips(found, classes, (form.channels, len(form.layout.joints))),
         channels=form.channels,
@@ -136,10 +138,12 @@ def _read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, st
         numbered = [(earlier + table.line_num, list(map(str.strip, row))) for row in table if any(row)]
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}\nsave it as one") from error
-    if not set(REQUIRED_COLUMNS) <= set(columns) or not numbered:
+    required = [*REQUIRED_COLUMNS, *(set(BENCHMARK_COLUMNS) & set(columns) or BENCHMARK_COLUMNS[:1])]
+    if not set(required) <= set(columns) or not numbered:
         raise ValueError(
             f"{path}: its first line is '{header[:100]}'\n"
-            f"it needs a first line '{','.join(REQUIRED_COLUMNS)}' and one line per clip"
+            "it needs a first line 'name,label,split' (or fold, for cross-validation) and one line per "
+            "clip"
         )
     twice = [column for column in COLUMNS if columns.count(column) > 1]
     mixed = [column for column in columns if any(other in column for other in SEPARATORS)]
@@ -148,7 +152,7 @@ def _read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, st
         remedy = "remove one" if twice else "separate all columns in the same way"
         raise ValueError(f"{path} has {fault}\n{remedy}")
     for line, row in numbered:
-        if any(row[len(columns) :]) or len(row) <= max(map(columns.index, REQUIRED_COLUMNS)):
+        if any(row[len(columns) :]) or len(row) <= max(map(columns.index, required)):
             raise ValueError(
                 f"{path}, line {line}: {len(row)} values for {len(columns)} columns\n"
                 f"separate values as in the first line, and put a text with a '{separator}' in quotes"
@@ -166,30 +170,72 @@ def _read_rows(
     subjects, cameras = (_numbered([row.get(key) for _, row in rows]) for key in ("subject", "camera"))
     clips: dict[str, Clip] = {}
     files: set[str] = set()
-    labels: dict[str, set[str]] = {split: set() for split in SPLIT_NAMES.values()}
-    named: dict[str, str] = {}
-    for (line, row), subject, camera in zip(rows, subjects, cameras, strict=True):
-        name, split = row["name"].replace("\\", "/"), SPLIT_NAMES.get(row["split"].lower())
-        name = re.sub(r"\.npy$", "", name, flags=re.IGNORECASE)
-        if split is None:
-            raise ValueError(f"{path}, line {line}: split is '{row['split']}'\nit must be train or val")
-        if named.setdefault(split, row["split"].lower()) != row["split"].lower():
-            raise ValueError(
-                f"{path} has val and test clips; val means the test split here\n"
-                "call the validation clips train: train.py takes its validation clips from them"
-            )
+    every_splits = _read_splits(path, rows)
+    for (line, row), subject, camera, splits in zip(rows, subjects, cameras, every_splits, strict=True):
+        name = re.sub(r"\.npy$", "", row["name"].replace("\\", "/"), flags=re.IGNORECASE)
         file = os.path.normpath(path.parent.absolute() / name)  # a, ./a and b/../a are one file
         if file in files:
             raise ValueError(f"{path}, line {line}: {name} is listed twice\nremove one of the lines")
         if not row["label"]:
             raise ValueError(f"{path}, line {line}: {name} has no label\nadd the name of its class")
         files.add(file)
-        labels[split].add(row["label"])
-        clips[name] = Clip(name, classes.index(row["label"]), None, subject, camera, {BENCHMARK: split})
-    if labels["train"] and (test_only := labels["val"] - labels["train"]):
-        raise ValueError(f"{path}: no training clip has the label {', '.join(sorted(test_only))}\n"
-                         "check its spelling, or add training clips")  # fmt: skip
+        clips[name] = Clip(name, classes.index(row["label"]), None, subject, camera, splits)
+    for benchmark in every_splits[0]:
+        labels = {split: {row["label"] for (_, row), splits in zip(rows, every_splits, strict=True)
+                          if splits[benchmark] == split} for split in SPLIT_NAMES.values()}  # fmt: skip
+        if labels["train"] and (test_only := labels["val"] - labels["train"]):
+            of = "" if benchmark == BENCHMARK else f" of {benchmark}"
+            raise ValueError(
+                f"{path}: no training clip{of} has the label {', '.join(sorted(test_only))}\n"
+                "check its spelling, or add training clips"
+            )
     return clips
+
+
+def _read_splits(path: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list[dict[str, str]]:
+    """The splits of each row: of BENCHMARK by the column split, of a benchmark per fold by the column
+    fold, as far as the table has these columns."""
+    every_splits: list[dict[str, str]] = [{} for _ in rows]
+    if "split" in rows[0][1]:
+        named: dict[str, str] = {}
+        for (line, row), splits in zip(rows, every_splits, strict=True):
+            split = SPLIT_NAMES.get(row["split"].lower())
+            if split is None:
+                raise ValueError(
+                    f"{path}, line {line}: split is '{row['split']}'\nit must be train or val"
+                )
+            if named.setdefault(split, row["split"].lower()) != row["split"].lower():
+                raise ValueError(
+                    f"{path} has val and test clips; val means the test split here\n"
+                    "call the validation clips train: train.py takes its validation clips from them"
+                )
+            splits[BENCHMARK] = split
+    if "fold" in rows[0][1]:
+        folds = _read_folds(path, rows)
+        for fold, splits in zip(folds, every_splits, strict=True):
+            splits |= {other: "val" if other == fold else "train" for other in sorted(set(folds))}
+    return every_splits
+
+
+def _read_folds(path: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
+    """The fold in whose test each row is: "fold" and its label, as the name of a folder."""
+    alike: dict[float | str, str] = {}
+    folds = []
+    for line, row in rows:
+        label = row["fold"]
+        if label.lower() in UNKNOWN:
+            raise ValueError(f"{path}, line {line}: no fold\ngive every clip the fold that tests it")
+        short = re.sub(r"^fold(?=.)", "", label, flags=re.IGNORECASE)
+        folds.append("fold" + re.sub(r"[^\w.+-]+", "-", short).rstrip("."))
+        other = alike.setdefault(float(short) if _is_number(short) else folds[-1].casefold(), label)
+        if other != label:  # (folders A and a are one on Windows)
+            raise ValueError(
+                f"{path}, line {line}: the folds '{other}' and '{label}' have nearly the same name\n"
+                "write it in one way if they are one fold, else rename one"
+            )
+    if len(set(folds)) < 2:
+        raise ValueError(f"{path}: all clips have the fold '{label}'\ngive two folds or more")
+    return folds
 
 
 def _find_doubts(rows: Sequence[tuple[int, dict[str, str]]], classes: Sequence[str]) -> list[str]:
@@ -319,12 +365,12 @@ def has_scores(
     if number == 4 or not likely:
         return likely
     large = any(is_in_large_unit(xy) for xy, _ in parts)
-    if layout in KINECTS and large:
+    if layout in DEPTH_SENSORS and large:
         raise ValueError(f"{path}: the third number of each joint is a score, not z of "
                          f"{layout.name}\n{LAYOUT_HINT}")  # fmt: skip
-    if layout in KINECTS and given:
+    if layout in DEPTH_SENSORS and given:
         return False
-    if layout not in KINECTS and (large or layout in LAYOUTS.values()):
+    if layout not in DEPTH_SENSORS and (large or layout in LAYOUTS.values()):
         notes.append(
             f"the third number of each joint in {path} is from 0 to 1: taken for its score; "
             'if it is z, layout.json must say "channels": ["x", "y", "z"]'

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skeletons.clip import MAX_BODIES, InvalidClip, validate_coordinates
-from skeletons.clip_stream import MAX_CLIP_BYTES
+from skeletons.clip import MAX_BODIES, MAX_CLIP_BYTES, InvalidClip, validate_coordinates
 from skeletons.layout import LAYOUTS, Layout
 from skeletons.storage import AGAIN, read_array
 

@@ -19,8 +19,9 @@ from skeletons.kinect_v1 import (
     parse_utd_mhad,
     parse_utd_mhad_name,
 )
-from skeletons.layout import KINECT_V1, KINECT_V2, Layout, class_names
+from skeletons.layout import KINECT_V1, KINECT_V2, SBU15, Layout, class_names
 from skeletons.ntu import NTU_NAME, parse_ntu, parse_ntu_name
+from skeletons.sbu import SBU_FOLDS, SBU_NAME, parse_sbu, parse_sbu_name
 from skeletons.tracking import BODY_RULES as BODY_RULES
 
 
@@ -34,6 +35,7 @@ class DatasetSpec:
     parse          bytes of a raw file, one of BODY_RULES -> ParsedFile; raises InvalidClip
     benchmarks     name -> rule: is this clip (of known name, subject and camera) in the training split?
     data_path, out_folder   where the raw files are and the arrays go if the user does not say
+    name_depth     how many names at the end of a raw file's path, joined by _, contain the clip's name
     contains       is a clip of this name part of the data set? Other clips are excluded
     padded_frames  length of its padded arrays, where other projects expect a fixed one; 0: any
     official_counts   benchmark -> (training, test) clips of the complete data set, without the
@@ -50,6 +52,7 @@ class DatasetSpec:
     benchmarks: dict[str, Callable[[Clip], bool]]
     data_path: str
     out_folder: str
+    name_depth: int = 1
     contains: Callable[[str], bool] = lambda name: True
     padded_frames: int = 0
     official_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -57,17 +60,20 @@ class DatasetSpec:
     def find_name(self, file: str) -> str:
         """The name of the clip in the name or path of a file, however that is written (capitals,
         "_rgb", " (1)", any suffix); "" if it contains none."""
-        return next(iter(self.find_names(file.replace("\\", "/").rpartition("/")[2])), "")
+        path = file.replace("\\", "/").split("/")[-self.name_depth :]
+        return next(iter(self.find_names("/".join(path))), "")
 
     def find_names(self, text: str) -> list[str]:
         """All names of clips in a text, however they are written and separated."""
         pattern, example = self.name_form
+        if self.name_depth > 1:  # the name is in the folders
+            text = re.sub(r"[\\/]", "_", text)
         found = re.finditer(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", text, re.IGNORECASE | re.ASCII)
         return [name[0].upper() if example.isupper() else name[0].lower() for name in found]
 
     def is_raw(self, file: str) -> bool:
         """Whether a file is a raw file, by its name."""
-        file = file.lower()
+        file = file.lower().replace("\\", "/").rpartition("/")[2]
         return file.endswith(self.suffix) or (file.endswith(".txt") and self.find_name(file) != "")
 
     def read(self, name: str, content: bytes, bodies: str = "track") -> Clip:
@@ -102,6 +108,17 @@ NTU60_SETUPS = 17  # NTU-120 adds the setups 18 to 32
 def setup(name: str) -> int:
     """The setup in the name of an NTU clip: camera height, distance and background."""
     return int(name[1:4])
+
+
+def in_training_folds(fold: str, clip: Clip) -> bool:
+    """Whether a clip of SBU is in the training split of a fold."""
+    return clip.subject not in SBU_FOLDS[fold]
+
+
+def is_sbu_pair(name: str) -> bool:
+    """Whether the pair of people in the name of a clip of SBU is in one of its folds."""
+    pairs = (f"s{pair // 100:02}s{pair % 100:02}" for pairs in SBU_FOLDS.values() for pair in pairs)
+    return not re.match(SBU_NAME[0], name) or name.startswith(tuple(pairs))
 
 
 ntu = partial(
@@ -163,5 +180,22 @@ DATASETS = {
         data_path="Skeleton",
         out_folder="UTD-MHAD",
         official_counts={"xsub": (431, 430)},
+    ),
+    "sbu": DatasetSpec(
+        title="SBU Kinect Interaction",
+        suffix="skeleton_pos.txt",
+        name_form=SBU_NAME,
+        name_depth=4,
+        parse_name=parse_sbu_name,
+        parse=parse_sbu,
+        layout=SBU15,
+        classes=class_names("sbu"),
+        benchmarks={fold: partial(in_training_folds, fold) for fold in SBU_FOLDS},
+        data_path="SBU-raw",
+        out_folder="SBU",
+        contains=is_sbu_pair,
+        official_counts={
+            fold: (282 - test, test) for fold, test in zip(SBU_FOLDS, (55, 52, 56, 54, 65), strict=True)
+        },
     ),
 }

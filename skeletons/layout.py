@@ -278,6 +278,32 @@ KINECT_V1 = Layout(
     },
 )
 
+# SBU Kinect Interaction, as OpenNI tracks a body with the first Kinect.
+SBU15 = Layout(
+    name="sbu15",
+    joints=(
+        "head", "neck", "torso",
+        "left shoulder", "left elbow", "left hand",
+        "right shoulder", "right elbow", "right hand",
+        "left hip", "left knee", "left foot",
+        "right hip", "right knee", "right foot",
+    ),
+    parents=(
+        1, 2, -1,
+        1, 3, 4,
+        1, 6, 7,
+        2, 9, 10,
+        2, 12, 13,
+    ),
+    parts={
+        "left arm": (3, 4, 5),
+        "right arm": (6, 7, 8),
+        "trunk": (0, 1, 2),
+        "left leg": (9, 10, 11),
+        "right leg": (12, 13, 14),
+    },
+)
+
 # OpenPose's BODY_25.
 OPENPOSE25 = Layout(
     name="openpose25",
@@ -371,10 +397,11 @@ MEDIAPIPE33 = Layout(
 # Bodies that are recognised by their number of joints, if they are 3D. (17 joints may be COCO's or
 # those of Human3.6M: pose estimators are given by name.)
 KINECTS = (KINECT_V2, KINECT_V1)
-LAYOUTS = {layout.name: layout for layout in (*KINECTS, OPENPOSE25, COCO17, MEDIAPIPE33)}
+LAYOUTS = {layout.name: layout for layout in (*KINECTS, SBU15, OPENPOSE25, COCO17, MEDIAPIPE33)}
+DEPTH_SENSORS = (*KINECTS, SBU15)  # whose third number is z; that of pose estimators may be a score
 
 
 def class_names(dataset: str) -> list[str]:
-    """Names of the actions of "ntu", "nw_ucla" or "utd_mhad", in the order of their labels."""
+    """Names of the actions of "ntu", "nw_ucla", "sbu" or "utd_mhad", in the order of their labels."""
     path = Path(__file__).parent.parent / "lists" / f"{dataset}_actions.txt"
     return path.read_text(encoding="utf-8").split("\n")[:-1]

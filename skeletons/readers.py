@@ -108,9 +108,10 @@ def read_clips(
     form  of a .npy file, which may have scores, too (None: that of the data set)
     """
     path = Path(path)
-    raw = {dataset.suffix: dataset for dataset in DATASETS.values()} | {".txt": DATASETS["ntu"]}
-    suffix = path.suffix.lower()
-    if suffix in raw and path.exists():
+    raw = {dataset.suffix: dataset for dataset in DATASETS.values()}
+    raw[".txt"] = DATASETS[dataset_name or DEFAULT_DATASET]
+    suffix = next((suffix for suffix in raw if path.name.lower().endswith(suffix)), "")
+    if suffix and path.exists():
         try:
             parsed = raw[suffix].parse(read_content("", str(path)), bodies)
             yield Clip(path.stem, 0, parsed.data, dropped=parsed.dropped)

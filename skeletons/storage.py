@@ -56,7 +56,7 @@ def _check_file(path: Path) -> None:
             f"run it again, or rename {earlier}, which is the earlier data, to {folder.name}"
         )
     raise FileNotFoundError(
-        f"{path} is missing\nmake it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, UTD-MHAD, "
+        f"{path} is missing\nmake it with 'python convert_data.py' (NTU RGB+D, NW-UCLA, UTD-MHAD, SBU, "
         "custom recordings) or with 'make demo' (synthetic data); see docs/data.md"
     )
 
@@ -245,6 +245,28 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
         fault = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is corrupt: {fault}\n{AGAIN}") from error
     return meta
+
+
+def find_folds(folder: Path) -> list[Path]:
+    """The folds of a cross-validation in a folder, by their numbers. ValueError unless each clip is in
+    the test split of one fold and in the training split of all others."""
+    folds = [path for path in folder.glob("fold*") if path.is_dir()]
+    folds.sort(key=lambda fold: re.sub(r"\d+", lambda number: number[0].zfill(20), fold.name))
+    if len(folds) < 2:
+        raise ValueError(
+            f"{folder} does not contain folds (fold1, fold2, ...)\nmake them with convert_data.py: "
+            "--dataset sbu, or a column fold in clips.csv (docs/data.md)"
+        )
+    names = {fold: [read_labels(split_files(fold, split)[1])[0] for split in SPLITS] for fold in folds}
+    every = sorted(name for _, tested in names.values() for name in tested)
+    for fold, (trained, tested) in names.items():
+        if not tested or sorted(trained + tested) != every or len(set(every)) < len(every):
+            raise ValueError(
+                f"{fold} does not belong to the other folds: each clip must be in the test of one and "
+                "in the training of all others\n"
+                "remove the folds of another conversion, or convert the data again"
+            )
+    return folds
 
 
 def find_layout(data_path: str | Path, joints: int, channels: int = 3) -> Layout:

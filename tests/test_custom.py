@@ -193,6 +193,52 @@ def test_a_column_says_the_order_of_the_axes(tmp_path):
     np.testing.assert_allclose(load(out / "custom", "val")[0], array.swapaxes(0, 1), rtol=1e-6)
 
 
+FOLDS = "name,label,fold,subject\na,jump,1,Ann\nb,run,2,Bob\nc,run,1,Ann\nd,jump,2,Cid\n"
+
+
+def test_folds(tmp_path):
+    """Each clip is in the test of its fold, and in the training of the others."""
+    out, metas, failures = convert_to(tmp_path / "out", write(tmp_path / "mine", FOLDS))
+    assert list(metas) == ["fold1", "fold2"] and not failures
+    for fold, other, names in (("fold1", "fold2", ["a", "c"]), ("fold2", "fold1", ["b", "d"])):
+        assert load(out / fold, "val")[1] == load(out / other, "train")[1] == names
+    assert metas["fold1"]["subject"] == {"train": [2, 3], "val": [1, 1]}
+
+
+def test_folds_next_to_a_split_and_of_any_name(tmp_path):
+    """Such as subjects, to leave one out. A column split makes a benchmark of its own."""
+    table = "name,label,split,fold\na,x,train,Ann B.\nb,x,train,fold_2\nc,x,val,Zoë/2\nd,x,val,Ann B.\n"
+    out, metas, _ = convert_to(tmp_path / "out", write(tmp_path / "mine", table))
+    assert list(metas) == ["custom", "foldAnn-B", "foldZoë-2", "fold_2"]
+    assert load(out / "custom", "val")[1] == ["c", "d"]
+    assert load(out / "foldAnn-B", "val")[1] == ["a", "d"]
+
+
+@pytest.mark.parametrize("table, reason", [
+    (FOLDS.replace("run,2", "run,"), "line 3: no fold\ngive every clip"),
+    (FOLDS.replace("run,2", "run,?"), "line 3: no fold\ngive every clip"),
+    (FOLDS.replace("run,1", "run,01"), "line 4: the folds '1' and '01' have nearly the same name\n"),
+    (FOLDS.replace("run,1", "run,Fold1"), "line 4: the folds '1' and 'Fold1' have nearly the same"),
+    (FOLDS + "e,hop,2,Cid\n", "no training clip of fold2 has the label hop\ncheck its"),
+    (FOLDS.replace(",2,", ",1,"), "all clips have the fold '1'\ngive two folds or more"),
+    (FOLDS.replace("fold,subject", "fold,fold"), "two columns 'fold'\nremove one"),
+], ids=range(7))  # fmt: skip
+def test_folds_that_are_not(table, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        open_input([write(tmp_path / "mine", table)])
+
+
+def test_depth_is_not_taken_for_a_score(tmp_path):
+    """Of sensors that measure depth: z from 0 to 1 in any layout that is known to be theirs."""
+    folder = write(tmp_path / "mine", TABLE, layout={"name": "sbu15"})
+    for i, name in enumerate("abc"):
+        joints = recording(LAYOUTS["sbu15"], frames=9, bodies=1, seed=i)[..., 0].swapaxes(1, 2)
+        joints[..., 2] = 0.5 + 0.1 * joints[..., 2]
+        np.save(folder / f"{name}.npy", joints)
+    stream = open_input([folder])
+    assert stream.channels == 3 and stream.layout == LAYOUTS["sbu15"]
+
+
 WRONG = {
     "empty": ("", {}, "its first line is ''\nit needs a first line 'name,label,split'"),
     "no label": (TABLE.replace("jump", ""), {}, "clips.csv, line 2: a has no label\n"),

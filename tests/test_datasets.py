@@ -133,7 +133,7 @@ def test_the_official_splits_of_nw_ucla_and_utd_mhad():
 
 def test_classes():
     counts = {name: len(dataset.classes) for name, dataset in DATASETS.items()}
-    assert counts == {"ntu": 60, "ntu120": 120, "nw-ucla": 10, "utd-mhad": 27}
+    assert counts == {"ntu": 60, "ntu120": 120, "nw-ucla": 10, "utd-mhad": 27, "sbu": 8}
     assert DATASETS["ntu"].classes[42] == DATASETS["ntu120"].classes[42] == "falling"
     for dataset in DATASETS.values():
         assert len(set(dataset.classes)) == len(dataset.classes) and all(dataset.classes)
@@ -199,6 +199,11 @@ def test_coordinates_are_numbers():
     ("nw-ucla", "A12_S03_E01_V02.JSON", "a12_s03_e01_v02"),
     ("utd-mhad", "a27_s2_t4_skeleton (1).mat", "a27_s2_t4"),
     ("utd-mhad", "a27_s2_t4b.mat", ""),
+    ("sbu", "SBU/s01s02/03/001/skeleton_pos.txt", "s01s02_03_001"),
+    ("sbu", r"C:\SBU\S01S02\03\001\skeleton_pos.txt", "s01s02_03_001"),
+    ("sbu", "s01s02/03/001", "s01s02_03_001"),
+    ("sbu", "lists/s01s02_03_001.txt", "s01s02_03_001"),
+    ("sbu", "03/001/skeleton_pos.txt", ""),
 ])  # fmt: skip
 def test_the_name_of_a_clip_in_that_of_a_file(dataset, file, name):
     assert DATASETS[dataset].find_name(file) == name

@@ -91,6 +91,7 @@ def test_ends_of_the_axes_of_the_body():
         return {end: {layout.joints[j] for j in pair} for end, pair in layout.axis_joints.items()}
 
     sides = {side: {f"{side} shoulder", f"{side} hip"} for side in ("left", "right")}
+    assert names(LAYOUTS["sbu15"]) == {"bottom": {"torso"}, "top": {"head"}, **sides}
     for layout in KINECTS:
         assert names(layout) == {"bottom": {"spine base"}, "top": {"head"}, **sides}
     # No joint of the trunk is between hips and shoulders; the top is between the ears.
@@ -181,7 +182,7 @@ def test_an_unknown_joint_lists_the_names():
 
 
 def test_class_names():
-    assert [len(class_names(d)) for d in ("ntu", "nw_ucla", "utd_mhad")] == [120, 10, 27]
+    assert [len(class_names(d)) for d in ("ntu", "nw_ucla", "utd_mhad", "sbu")] == [120, 10, 27, 8]
     assert class_names("ntu")[57] == "handshaking"
 
 
