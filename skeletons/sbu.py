@@ -22,6 +22,7 @@ SBU_FOLDS = {
     "fold5": (402, 403, 406, 602, 603),
 }
 VALUES = 1 + MAX_BODIES * len(SBU15.joints) * 3  # of a line
+MAX_NORMALISED = 10  # as published, numbers are between -0.2 and 2.5
 # metres = OFFSET + SCALE * normalised; y is up in metres
 OFFSET, SCALE = (1.28, 0.96, 0), (-2.56, -1.92, 1.28)
 
@@ -47,6 +48,8 @@ def parse_sbu(content: bytes, bodies: str) -> ParsedFile:
         frames.append(values[1:])
     joints = np.reshape(frames, (-1, MAX_BODIES, len(SBU15.joints), 3))
     missing = ~validate_coordinates(joints).any(-1)  # (T, M, V)
+    if np.abs(joints).max(initial=0) > MAX_NORMALISED:
+        raise InvalidClip(f"numbers up to {np.abs(joints).max():g}, which are not normalised")
     visible = ~missing.all((1, 2))
     if not visible.any():
         raise InvalidClip("no body in any frame")

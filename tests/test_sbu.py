@@ -66,8 +66,9 @@ def test_missing_joints_and_bodies():
     (content(normalised())[:-40], "line 4: [0-9]+ numbers, not 91"),
     (content(normalised()[:, :1]), "line 1: 46 numbers, not 91"),
     (content(normalised()).replace(b",", b" "), "line 1: not numbers with commas between them"),
+    (content(normalised() * 1000), "numbers up to 2[0-9.]+, which are not normalised"),
     (content(normalised() * np.nan), "frame 1: invalid coordinate nan"),
-], ids=range(6))  # fmt: skip
+], ids=range(7))  # fmt: skip
 def test_corrupt_files(text, reason):
     with pytest.raises(InvalidClip, match=reason):
         SBU.read(NAME, text)
