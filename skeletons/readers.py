@@ -110,8 +110,9 @@ def read_clips(
     path = Path(path)
     raw = {dataset.suffix: dataset for dataset in DATASETS.values()}
     raw[".txt"] = DATASETS[dataset_name or DEFAULT_DATASET]
-    suffix = next((suffix for suffix in raw if path.name.lower().endswith(suffix)), "")
-    if suffix and path.exists():
+    name = path.name.lower()
+    suffix = next(filter(name.endswith, raw), path.suffix.lower())
+    if suffix in raw and path.exists():
         try:
             parsed = raw[suffix].parse(read_content("", str(path)), bodies)
             yield Clip(path.stem, 0, parsed.data, dropped=parsed.dropped)
