@@ -26,7 +26,7 @@ demo: .venv/running
 	@echo "pictures:" $(addprefix $(DEMO_RUN)/,curves.png best_confusion.png best_report.png skeletons.png)
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 8
 
 gpu: .venv/testing
 	$(RUN) benchmarks/gpu.py
