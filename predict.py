@@ -295,6 +295,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             text = ": ".join(filter(None, (failure.file, failure.where, failure.reason)))
             print(f"predict.py: {text}", file=sys.stderr)
     if failures:
+        if not any("\n" in failure.reason for failure in failures):  # (the others name a remedy)
+            print("give recordings in one of the formats that --help lists", file=sys.stderr)
         raise SystemExit(1)
 
 
