@@ -233,7 +233,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset", choices=DATASETS,
                         help="published data set of the files; ignored for a folder with clips.csv "
-                             "(default: ntu; for data of others, if its names say so)")  # fmt: skip
+                             "(default: ntu; formats of other projects: by their names)")  # fmt: skip
     parser.add_argument("--data_path", nargs="+", metavar="PATH",
                         help="recordings in one of the formats above; several raw or .zip files can be "
                              "given (default: nturgb+d_skeletons, ...)")  # fmt: skip

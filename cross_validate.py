@@ -8,8 +8,8 @@ train.py. Each network is trained without validation clips, and tested after its
 
 Writes the runs to checkpoints/<name>/fold1/, ..., and checkpoints/<name>/cross_validation.json: the
 accuracy of both streams and of their fusion in each fold, mean and standard deviation over the folds,
-and the accuracy on the clips of all folds, each tested once. The same command goes on after a stop:
-finished folds are not trained again.
+and the accuracy on the clips of all folds, each tested once. The same command continues after a
+stop: finished folds are not trained again.
 """
 
 import argparse
@@ -38,7 +38,7 @@ FIXED = {
     "validation_camera",
     "resume",
     "overwrite",
-}  # options of train.py only
+}  # options of train.py that are refused here
 
 
 def is_finished(config: train.Config) -> bool | None:

@@ -11,7 +11,7 @@ needs a causal network (train.py --preset live) and prints a prediction after ev
 it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
 first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas or semicolons;
 nan or 0 for the coordinates of a joint that was not detected. An empty line is a frame without a body.
-A line that is not such a frame is named and left out.
+A line that is not such a frame is reported and left out.
 """
 
 import argparse

@@ -122,14 +122,15 @@ class OptimizationConfig:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where and how to compute. Device, precision and, on a GPU, whether num_workers is 0 change random
-    numbers or rounding, not the method. On a CPU, the result does not depend on num_workers."""
+    """Where and how to compute. Device, precision, cuda_graphs and, on a GPU, whether num_workers is 0
+    change random numbers or rounding, not the method. On a CPU, the result does not depend on
+    num_workers."""
 
     device: str = ""  # cuda or cpu; empty: the GPU if there is one
     # mixed: matrix products and LSTMs in float16 on a GPU, in bfloat16 on a CPU
     precision: engine.Precision = "float32"
-    cuda_graphs: bool = True  # on a GPU, replay recorded training steps: faster, same numbers
-    # on a GPU, each run gives the same numbers as the last; slower
+    cuda_graphs: bool = True  # on a GPU, replay recorded training steps (CUDA graphs): faster
+    # on a GPU, runs with the same settings give the same numbers; slower
     deterministic: bool = False
     # DataLoader worker processes; 0: the data is copied to the device, and batches are made there
     num_workers: int = 0
@@ -572,7 +573,8 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     @dataclass(frozen=True)
     class Options:
         preset: Literal[tuple(PRESETS)] = "paper"  # start from these settings (PRESETS in train.py)
-        # go on with the run in checkpoints/<name>; other settings than its own are an error
+        # go on with the run in checkpoints/<name>; settings other than its own are an error (epochs
+        # and most machine options may differ)
         resume: flag = False
         overwrite: flag = False  # replace the run in checkpoints/<name>
         # start from the settings in this config.json of a run, to repeat it under another --name

@@ -5,10 +5,10 @@
     tests       tests/test_gpu.py, among them: nothing waits for the GPU, recorded steps (CUDA graphs),
                 resuming, deterministic runs, two processes if there are two GPUs
     agreement   log probabilities of the same networks on the CPU and on the GPU, in each precision
-    epochs      an epoch of random data of NTU-60's size (benchmarks/ntu.py) for each combination of
-                `paper` and `full`: time, peak memory, and the same without CUDA graphs and in mixed
-                precision
-    profile     kernels of a training step, and how long the GPU waits for the host
+    epochs      time and peak memory of an epoch on random data of NTU-60's size (benchmarks/ntu.py):
+                `paper` and `full` in all four combinations of RNNs; also `live` and `small`; each
+                preset also without CUDA graphs and in mixed precision
+    profile     kernels of a training step, and how long they keep the GPU busy
     inference   clips per second in batches, and milliseconds of one clip
 
 A part that fails is recorded with its error, and the others go on; the exit status is then 1. Writes
@@ -42,7 +42,7 @@ from training import engine  # noqa: E402
 
 COMBINATIONS = list(product(TEMPORAL, SPATIAL))
 TESTS = "tests/test_gpu.py"
-# What the tests measure on a CPU.
+# Settings of --tiny, with which a test runs this script on a CPU.
 TINY = {
     "hidden_size": 8, "part_hidden_size": 4, "batch_size": 8, "window_size": 8, "spatial_window": 4,
     "spatial_stride": 0,

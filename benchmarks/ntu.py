@@ -4,9 +4,10 @@
     python benchmarks/ntu.py --presets full --temporal stacked --spatial chain --seconds 300
 
 40,091 training clips of 60 to 150 frames, 60 classes, 18 % with two bodies, written as by
-convert_data.py; random numbers, so nothing is learned. An epoch is timed, or the steps of it that fit
-into --seconds; a few steps before do not count. The time of a run follows. Memory is the peak so far:
-name smaller presets first. Writes results/ntu-<device>.json. `make gpu` measures more on a GPU.
+convert_data.py; random numbers, so nothing is learned. After a few
+steps of warm-up, one epoch is timed, or as many of its steps as fit into --seconds; the time of a whole
+run is extrapolated. Memory is the peak (on a CPU, the peak so far: name smaller presets first). Writes
+results/ntu-<device>.json. `make gpu` measures more on a GPU.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The arrays of custom recordings: the order of their axes, scores, joints that were not found.
+"""The arrays of custom recordings: the order of their axes, scores, missing joints.
 
-What can be read in two ways is decided by the numbers, or refused.
+Where the shape of an array allows two readings, its numbers decide; if they cannot, it is refused.
 """
 
 import math

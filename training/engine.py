@@ -107,7 +107,8 @@ class TrainingStep:
     label_smoothing  probability mass spread evenly over all classes
     max_grad_norm    gradient clipping: largest norm; 0: off
     cuda_graphs      on a GPU, record the thousands of small kernels of a step once for each shape of a
-                     batch, and replay them together (CUDA graphs); the numbers are the same
+                     batch, and replay them together (CUDA graphs). Only rounding and the random
+                     numbers of dropout differ
     """
 
     def __init__(
@@ -158,12 +159,12 @@ class TrainingStep:
 
 
 class CudaGraphs:
-    """Calls of a function of a batch, recorded as CUDA graphs: the first call with a shape runs as it
-    is, the second one is recorded, and this and all later ones are replayed.
+    """Calls of a function of a batch, recorded as CUDA graphs. The first call with a shape runs without
+    a graph; the second one is recorded; it and all later ones are replayed.
 
-    Batches have different numbers of bodies. They are filled up to a multiple of 32 by absent ones,
-    which change nothing, so that few graphs are needed. The graphs share their memory: what a call
-    returns is valid until the next call.
+    Batches have different numbers of bodies. They are padded with absent bodies to a multiple of 32, so
+    that few graphs are needed; this changes only the random numbers of dropout. The graphs share their
+    memory: what a call returns is valid until the next call.
     """
 
     BODIES = 32
