@@ -23,22 +23,17 @@ from typing import Any
 
 import test
 import train
-from skeletons.output import make_console_safe
+from skeletons.output import explain, make_console_safe
 from skeletons.storage import find_folds, split_files
 from skeletons.version import git_commit
 from training import engine
 from training.checkpoint import load_checkpoint
-from training.distributed import is_launched
+from training.distributed import require_one_process
 from training.run import prepared
 from training.settings import with_fields
 
-FIXED = {
-    "data",
-    "validation_ratio",
-    "validation_camera",
-    "resume",
-    "overwrite",
-}  # options of train.py that are refused here
+# Options of train.py that are decided here.
+FIXED = {"data", "validation_ratio", "validation_camera", "resume", "overwrite"}
 
 
 def is_finished(config: train.Config) -> bool | None:
@@ -129,8 +124,7 @@ def run(folder: Path, options: Sequence[str]) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     make_console_safe()
-    if is_launched():
-        raise SystemExit("cross_validate.py: it runs in one process, not under torchrun")
+    require_one_process("cross_validate.py")
     parser = argparse.ArgumentParser(
         prog="cross_validate.py", usage="cross_validate.py FOLDER [options of train.py]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -140,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         print(run(parser.parse_args(argv[:1]).folder, argv[1:]))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"cross_validate.py: {error}") from error
+        raise SystemExit(f"cross_validate.py: {explain(error)}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -25,9 +25,10 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -337,19 +338,16 @@ def others(checkpoints: Sequence[Path]) -> str:
     return names if len(names) < 100 else f"+{len(checkpoints) - 1}-others"  # names have limits
 
 
-def write_outputs(
-    evaluations: list[Evaluation],
-    results: Results,
-    record: dict[str, Any],
-    outputs: dict[str, Path],
-) -> None:
-    """Write the files of `output_paths`: all or, after an error, none. OSError where that fails."""
+def write_outputs(outputs: dict[str, Path], write: Callable[[dict[str, Path]], None]) -> None:
+    """Write the files of `output_paths`, all or, after an error, none. OSError where that fails.
+
+    write  writes them to paths in another folder that it is given
+    """
     folder = outputs["record"].parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as partial:
-            paths = {content: Path(partial, path.name) for content, path in outputs.items()}
-            write_files(evaluations, results, record, paths)
-            for path in Path(partial).iterdir():
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+            write({content: Path(temporary, path.name) for content, path in outputs.items()})
+            for path in Path(temporary).iterdir():
                 path.replace(folder / path.name)
     except OSError as error:
         raise OSError(
@@ -466,7 +464,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = run_tests(evaluations, arguments.early_recognition)
         record = make_record(evaluations, results)
         print_record(record)
-        write_outputs(evaluations, results, record, outputs)
+        write_outputs(outputs, partial(write_files, evaluations, results, record))
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {explain(error)}") from error
     except KeyboardInterrupt:

@@ -212,8 +212,9 @@ def _read_splits(path: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list
             splits[BENCHMARK] = split
     if "fold" in rows[0][1]:
         folds = _read_folds(path, rows)
+        names = sorted(set(folds))
         for fold, splits in zip(folds, every_splits, strict=True):
-            splits |= {other: "val" if other == fold else "train" for other in sorted(set(folds))}
+            splits |= {name: "val" if name == fold else "train" for name in names}
     return every_splits
 
 

@@ -68,9 +68,8 @@ def identify(
         if clip and not dataset.contains(clip):
             others = [key for key, spec in DATASETS.items()
                       if spec.find_name(clip) and spec.contains(clip)]  # fmt: skip
-            raise ValueError(
-                f"{path}: {name} is not a clip of {dataset.title}\ngive --dataset {' or '.join(others)}"
-            )
+            remedy = f"give --dataset {' or '.join(others)}" if others else "remove it, or rename it"
+            raise ValueError(f"{path}: {name} is not a clip of {dataset.title}\n{remedy}")
     pairs = zip(names, map(as_integer, labels), strict=True)
     wrong = [pair for pair in pairs if read_name(dataset, pair[0])[0] not in (None, pair[1])
              and pair[1] is not None]  # fmt: skip

@@ -20,7 +20,9 @@ from helpers import (
 from skeletons import other_projects
 from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import Failure
+from skeletons.datasets import DATASETS
 from skeletons.layout import COCO17
+from skeletons.other_projects import identify
 from skeletons.readers import open_input, read_clips
 
 # --- Arrays -------------------------------------------------------------------------------------------
@@ -179,6 +181,14 @@ def test_names_that_contradict_the_reading(change, fault, data, tmp_path):
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=fault):
         open_input([path])
+
+
+def test_clips_that_are_in_no_data_set(tmp_path):
+    """There is no other --dataset to propose."""
+    with pytest.raises(
+        ValueError, match=r"s01s01_01_001 is not a clip of SBU.*\nremove it, or rename it"
+    ):
+        identify(tmp_path / "a.pkl", DATASETS["sbu"], ["s01s01_01_001"], [0])
 
 
 @pytest.mark.parametrize("layout", ["", '{"name": "kinect-v2"}', '{"name": "openpose25"}'])
