@@ -37,7 +37,6 @@ class ExtensionConfig:
     modalities: tuple[Modality, ...] = ("joint",)
     view_adaptation: int = 0  # LSTM units of the network that rotates bodies to a learned view; 0: off
     input_norm: bool = False  # batch normalisation of each feature of each joint
-    embedding_size: int = 0  # size of a learned embedding of the inputs of the spatial RNN; 0: off
     residual: bool = False  # residual LSTM layers with layer normalisation
     input_dropout: float = 0.0  # dropout of the input of the temporal RNN
     # how many of the spatial RNN's num_layers run over the spatial windows, one step per window; the
@@ -174,20 +173,6 @@ class ViewAdaptation(nn.Module):
         return sum(c * joints[:, i, None] for i, c in enumerate(columns))
 
 
-class JointEmbedding(nn.Module):
-    """Embeds the inputs of the spatial RNN: a linear layer, plus a learned vector per joint, ReLU."""
-
-    def __init__(self, input_size: int, num_joints: int, output_size: int) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.linear = nn.Linear(input_size, output_size)
-        self.joint_vectors = nn.Parameter(0.02 * torch.randn(num_joints, output_size))
-
-    def forward(self, steps: Tensor) -> Tensor:
-        """(B, W, V, input_size) -> (B, W, V, output_size)."""
-        return torch.relu(self.linear(steps) + self.joint_vectors)
-
-
 class ResidualLSTMEncoder(LSTMEncoder):
     """LSTMEncoder whose layers each add their output to their input, which they read after layer
     normalisation. A linear layer first projects the sequence to the width of the layers."""
@@ -319,14 +304,9 @@ def extend_temporal(network: Network, extensions: ExtensionConfig) -> dict[str, 
     }
 
 
-def extend_spatial(
-    layout: Layout, channels: int, network: Network, extensions: ExtensionConfig
-) -> dict[str, Any]:
+def extend_spatial(network: Network, extensions: ExtensionConfig) -> dict[str, Any]:
     """Options of SpatialRNN."""
     options: dict[str, Any] = {"network": network, "encoder": _encoder(extensions)}
-    if extensions.embedding_size:
-        input_size, num_joints = channels * network.spatial_window, len(layout.joints)
-        options["embedding"] = JointEmbedding(input_size, num_joints, extensions.embedding_size)
     window_layers, num_layers = extensions.window_layers, network.num_layers
     if window_layers >= num_layers:
         raise ValueError(

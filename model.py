@@ -119,7 +119,7 @@ class TwoStreamRNN(nn.Module):
         self.view_adaptation = make_view_adaptation(layout, channels, extensions)
         # With extensions, `network` is changed, and other arguments of the streams are given.
         self.temporal = TemporalRNN(layout, size, **extend_temporal(network, extensions))
-        self.spatial = SpatialRNN(layout, size, **extend_spatial(layout, size, network, extensions))
+        self.spatial = SpatialRNN(layout, size, **extend_spatial(network, extensions))
         if extensions.causal:
             self.temporal = CausalTemporalRNN(self.temporal)
             self.spatial = CausalSpatialRNN(self.spatial)
@@ -250,7 +250,6 @@ class SpatialRNN(nn.Module):
 
     channels        features of a joint, in the paper its coordinates
     encoder         class of the RNN
-    embedding       module that the inputs of the steps (B, W, V, C * window) pass first
     across_windows  callable: features of a window -> module that pools (B, W, F) over W
     """
 
@@ -260,7 +259,6 @@ class SpatialRNN(nn.Module):
         channels: int,
         network: NetworkConfig,
         encoder: type[LSTMEncoder] = LSTMEncoder,
-        embedding: nn.Module | None = None,
         across_windows: Callable[[int], nn.Module] = MeanPool,
     ) -> None:
         super().__init__()
@@ -269,10 +267,10 @@ class SpatialRNN(nn.Module):
         self.register_buffer("order", torch.tensor(order), persistent=False)  # (S,) joint of each step
         self.window = network.spatial_window
         self.stride = network.spatial_stride or self.window
-        self.embedding = embedding or nn.Identity()
-        input_size = embedding.output_size if embedding else channels * self.window
         rnn = partial(encoder, bidirectional=network.bidirectional, dropout=network.dropout)
-        self.rnn = rnn(input_size, network.hidden_size, network.num_layers, pooling=network.pooling)
+        self.rnn = rnn(
+            channels * self.window, network.hidden_size, network.num_layers, pooling=network.pooling
+        )
         self.across_windows = across_windows(self.rnn.output_size)
         self.output_size = self.across_windows.output_size
 
@@ -292,6 +290,5 @@ class SpatialRNN(nn.Module):
 
     def read_windows(self, windows: Tensor) -> Tensor:
         """Features of the joints in windows (B, W, V, C, window) -> of each window (B, W, F)."""
-        joints = self.embedding(windows.flatten(3))  # (B, W, V, C * window)
-        steps = joints.index_select(2, self.order)  # (B, W, S, C * window)
-        return self.rnn(steps.flatten(0, 1)).view(*joints.shape[:2], self.rnn.output_size)
+        steps = windows.flatten(3).index_select(2, self.order)  # (B, W, S, C * window)
+        return self.rnn(steps.flatten(0, 1)).view(*steps.shape[:2], self.rnn.output_size)

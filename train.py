@@ -160,7 +160,7 @@ class Config:
 # The most accurate so far, for small data sets; results/README.md has what each setting adds.
 FULL = {
     "modalities": ("joint", "motion", "bone", "distance"), "view_adaptation": 64,
-    "input_norm": True, "embedding_size": 64, "input_dropout": 0.2, "dropout": 0.3,
+    "input_norm": True, "input_dropout": 0.2, "dropout": 0.3,
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
     "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "flip_prob": 0.5, "swap_sides_prob": 0.3,
@@ -227,7 +227,7 @@ def validate(config: Config) -> None:
             "lower --spatial_stride or --spatial_window, or raise --window_size"
         )
     # Modules check their own settings: before the data is read, those of a network of single units do.
-    sizes = ("hidden_size", "part_hidden_size", "embedding_size", "view_adaptation")
+    sizes = ("hidden_size", "part_hidden_size", "view_adaptation")
     sizes = {name: 1 for name in sizes if flat(config)[name]}  # 0: off
     small, window_size = with_fields(config, **sizes), config.preprocessing.window_size
     with names_of_settings():

@@ -52,7 +52,6 @@ COMPONENTS = {
     "motion, bone, distance modalities": ("modalities",),
     "view adaptation": ("view_adaptation",),
     "input normalization": ("input_norm",),
-    "embedding": ("embedding_size",),
     "residual layers": ("residual", "num_layers"),
     "windowed spatial stream": ("spatial_window", "spatial_stride", "window_layers"),
     "dropout": ("dropout", "input_dropout"),

@@ -66,7 +66,7 @@ def row_key(record: dict) -> tuple:
         differences = [
             f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             for field, value in config.items()
-            if field in preset and field not in IGNORED and value != preset[field]
+            if field not in IGNORED and value != preset.get(field, 0)  # (0: a setting that was removed)
         ]
         if best is None or len(differences) < len(best[2]):
             best = (rank, name, differences)

@@ -263,7 +263,7 @@ def workplace(tmp_path, data, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, fields in train.PRESETS.items():
         tiny = {"hidden_size": 6, "part_hidden_size": 4, "window_size": 12, "spatial_window": 8}
-        tiny |= {"embedding_size": 4, "view_adaptation": 4} if name == "full" else {}
+        tiny |= {"view_adaptation": 4} if name == "full" else {}
         monkeypatch.setitem(train.PRESETS, name, fields | tiny | {"spatial_stride": 4})
 
     def run_script(script, arguments, folder):

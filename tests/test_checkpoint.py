@@ -48,7 +48,7 @@ def contents(model, **extensions):
             "input_norm": True,
             "window_layers": 1,
         },
-        {"embedding_size": 3, "residual": True, "causal": True},
+        {"residual": True, "causal": True},
     ],
 )
 def test_a_network_is_rebuilt_from_its_checkpoint_alone(tmp_path, extensions):

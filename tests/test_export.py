@@ -26,7 +26,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 
 WHOLE = {"crop_resize": False, "window_size": 0, "normalization": "first-frame"}
 CLASSES = [f"class {i}" for i in range(60)]
-EXTENDED = GENERAL | {"embedding_size": 4, "view_adaptation": 3}
+EXTENDED = GENERAL | {"view_adaptation": 3}
 
 
 def build(layout=KINECT_V2, channels=3, **options):
@@ -103,8 +103,6 @@ def check_against_predict(checkpoint, clips):
 def test_padding_does_not_change_the_answer(preset, mixed, tmp_path):
     """For clips shorter and longer than the window, and with frames before the first body."""
     small = {"hidden_size": 16, "part_hidden_size": 8}
-    if "embedding_size" in train.PRESETS[preset]:
-        small["embedding_size"] = 8
     options = train.flat(train.make_config(preset, **small))
     preprocessing = {"window_size": options["window_size"]}
     if options["causal"]:

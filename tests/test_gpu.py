@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 GENERAL = {  # of ExtensionConfig
     "modalities": ("joint", "motion", "bone", "distance"), "view_adaptation": 4, "input_norm": True,
-    "embedding_size": 6, "residual": True, "window_layers": 1, "input_dropout": 0.1,
+    "residual": True, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip
 CAUSAL = GENERAL | {"view_adaptation": 0, "causal": True}
 EXTENSIONS = pytest.mark.parametrize(

@@ -70,17 +70,6 @@ def test_view_adaptation_rotates_a_body_as_a_whole(channels):
     torch.testing.assert_close(after, before)  # of all joints in all frames
 
 
-def test_joint_embedding():
-    stream, bodies = build(embedding_size=6).spatial, torch.randn(2, 3, 10, 25)
-    inputs = inputs_of(stream.rnn)
-    stream(bodies)
-    embedding, order = stream.embedding, list(KINECT_V2.traversal)
-    for step, joint in enumerate(order):
-        expected = embedding.linear(bodies[..., joint].flatten(1)) + embedding.joint_vectors[joint]
-        torch.testing.assert_close(inputs[0][:, step], expected.relu())
-    assert embedding.joint_vectors.std(0).min() > 0  # a vector for each joint
-
-
 def test_residual_layers_add_to_their_input():
     encoder = build(residual=True, num_layers=3).temporal.whole_body
     assert len(encoder.layers) == 2

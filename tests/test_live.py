@@ -167,7 +167,7 @@ def test_a_trained_network_answers_live_as_in_its_test(data, tmp_path, monkeypat
     """The preset live, smaller: its answer at the end of a clip is the one that test.py counts."""
     monkeypatch.chdir(tmp_path)
     small = {"hidden_size": 8, "part_hidden_size": 4, "num_layers": 2, "window_layers": 1,
-             "embedding_size": 4, "epochs": 1, "device": "cpu"}  # fmt: skip
+             "epochs": 1, "device": "cpu"}  # fmt: skip
     folder = train.main(train.make_config("live", data=str(data / "xview"), **small))
     recognizer = Recognizer.load(folder / "last.pt")
     checkpoint = load_checkpoint(folder / "last.pt")

@@ -17,7 +17,7 @@ from skeletons.layout import KINECT_V1, KINECT_V2, Layout
 
 SMALL = {"hidden_size": 6, "part_hidden_size": 3, "spatial_window": 10, "dropout": 0.0}
 GENERAL = {
-    "modalities": ("joint", "motion", "bone", "distance"), "input_norm": True, "embedding_size": 6,
+    "modalities": ("joint", "motion", "bone", "distance"), "input_norm": True,
     "view_adaptation": 5, "residual": True, "spatial_stride": 5,
     "num_layers": 3, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip

@@ -481,7 +481,7 @@ def test_predict_names_what_it_cannot_read(trained, workplace, raw, capsys):
 
 def test_predict_a_stream(trained, workplace, raw, capsys, monkeypatch):
     train.run_command(["--preset", "live", *TINY, "--num_layers", "2", "--window_layers", "1",
-                       "--name", "live", "--embedding_size", "4"])  # fmt: skip
+                       "--name", "live"])  # fmt: skip
     capsys.readouterr()
 
     def lines(*arguments, stdin=""):

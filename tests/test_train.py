@@ -130,7 +130,6 @@ def test_options():
     [
         ({"epochs": 0}, "epochs=0 is not allowed\nepochs must be a whole number from 1"),
         ({"batch_size": 2.5}, "batch_size=2.5 is not allowed"),
-        ({"embedding_size": -1}, "embedding_size=-1 is not allowed\n.* from 0"),
         ({"spatial_stride": -3}, "spatial_stride=-3 is not allowed"),
         ({"num_workers": -1}, "num_workers=-1 is not allowed"),
         ({"milestones": (3, -1)}, "milestones=-1 is not allowed"),

@@ -12,7 +12,7 @@ Settings = TypeVar("Settings")
 WHOLE_NUMBERS = {
     "epochs": 1, "batch_size": 1, "hidden_size": 1, "part_hidden_size": 1, "num_layers": 1,
     "spatial_window": 1, "spatial_stride": 0, "window_layers": 0, "view_adaptation": 0,
-    "embedding_size": 0, "warmup_epochs": 0, "num_workers": 0, "validation_camera": 0, "seed": 0,
+    "warmup_epochs": 0, "num_workers": 0, "validation_camera": 0, "seed": 0,
     "window_size": 0,
 }  # fmt: skip
 # What is true of each other number, and the same in words. (Feeder checks those of augmentation.)
