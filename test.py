@@ -87,7 +87,7 @@ def open_split(
 class Evaluation:
     """A checkpoint, its network on the device, and the options of the command line."""
 
-    def __init__(self, source: str, arguments: argparse.Namespace, device: torch.device) -> None:
+    def __init__(self, source: str | Path, arguments: argparse.Namespace, device: torch.device) -> None:
         self.source, self.path = source, find_checkpoint(source)
         self.arguments, self.device = arguments, device
         self.checkpoint = load_checkpoint(source)

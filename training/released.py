@@ -53,7 +53,7 @@ def _download(url: str) -> Path:
     name = Path(unquote(urlsplit(url).path)).name
     if not name:
         raise ValueError(f"{url} does not name a file\ngive the address of a checkpoint of train.py")
-    path = _cache() / hashlib.sha256(url.encode()).hexdigest()[:12] / name
+    path = _cache() / sha256(url.encode())[:12] / name
     if not path.is_file():
         expected = HASH_IN_NAME.search(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,16 +81,16 @@ def verify(path: Path) -> None:
         return
     except (ValueError, TypeError) as error:
         raise ValueError(f"{record} is corrupt\n{usage_hint(path)}") from error
-    if sha256(path) != expected:
+    if sha256(path.read_bytes()) != expected:
         raise ValueError(
             f"{path} is corrupt or was changed: its SHA-256 is not that in {record.name}\n"
             f"{usage_hint(path)}"
         )
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256(content: bytes) -> str:
+    """The SHA-256 of the content of a file, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def usage_hint(path: Path) -> str:
