@@ -4,10 +4,11 @@
 
 REPOSITORY is the folder of this file.
 torch.hub puts this folder on the import path while it loads. The modules of this repository have names
-such as `model` and `test`, which the caller's own modules may have, too. So they are imported apart:
-after loading, these names mean what they meant before. What was loaded works as usual, with one limit:
-its classes cannot be found by their names, so it cannot be pickled, or sent to another process. To do
-so, put this folder on the import path (sys.path), and use TwoStreamRNN.from_pretrained.
+such as `model` and `test`, which modules of the caller may have, too. So they are imported apart: after
+loading, these names mean what they meant before. The recognizer works as usual, with one limit: Python
+cannot find its classes by their names, so it cannot be pickled, sent to another process, or compiled
+with torch.compile. For these, put this folder on the import path (sys.path) and use
+TwoStreamRNN.from_pretrained.
 """
 
 import sys

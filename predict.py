@@ -1,5 +1,6 @@
 """Recognise clips, or a live stream of frames, with a trained network.
 
+    python predict.py examples/hand-waving.npy --checkpoint demo-small      # a released network
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
     python predict.py capture.npy --live --checkpoint checkpoints/live/best.pt

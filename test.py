@@ -4,10 +4,12 @@
     python test.py checkpoints/my-run/last.pt --tta 10       # mean over random crops and transforms
     python test.py checkpoints/a/last.pt checkpoints/b/last.pt          # an ensemble: mean of both
     python test.py checkpoints/my-run/last.pt --early_recognition    # also on the beginnings of clips
+    python test.py demo-small                     # a released network (checkpoints/README.md)
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion;
 the accuracy of each class, camera and subject; and the most confused pairs of classes. For best.pt it
-writes, next to the (first) checkpoint or into the folder --out:
+writes, next to the (first) checkpoint (of a released network NAME: checkpoints/NAME/) or into the
+folder --out:
 
 best_test.json         all of this, the configuration and the machine; benchmarks/tables.py reads it
 best_confusion.png     the confusion matrix

@@ -8,6 +8,7 @@ its SHA-256, its test record and its training log.
 import hashlib
 import json
 import re
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -61,7 +62,7 @@ def _download(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), expected and expected[1])
         except RuntimeError as error:  # another hash
             raise ValueError(f"{url} is not the file that its name says: {error}\ntry again") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)  # (of an URLError, without its frame)
             raise OSError(
                 f"{url} cannot be downloaded: {reason}\ncheck the address and the connection"
