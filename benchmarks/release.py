@@ -1,4 +1,4 @@
-"""Release a trained network: write checkpoints/released/NAME.pt and NAME.json, and the model zoo.
+"""Release a trained network: write checkpoints/released/NAME.pt and NAME.json.
 
     python test.py checkpoints/my-run/last.pt
     python benchmarks/release.py checkpoints/my-run/last.pt --name nw-ucla-full \\
@@ -8,8 +8,8 @@
 NAME.pt is the checkpoint without the state of the optimizer, with weights in half precision (float16).
 It is tested, and if one accuracy differs from that of the run's test, its weights are left in float32.
 NAME.json is the record of that test, with the file's SHA-256, the training log, and, from the --records
-of runs that differ only in seed, the mean and standard deviation of their accuracies. The tables of
-checkpoints/README.md are made from these files.
+of runs that differ only in seed, the mean and standard deviation of their accuracies. The table of
+checkpoints/README.md is made again from these files.
 
 --check tests each released network whose data is there, and ends with an error if an accuracy is not
 exactly that of its record.
@@ -21,7 +21,7 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tables import architecture, row_key  # noqa: E402
+from tables import read_released, row_key, write_zoo  # noqa: E402
 
 import test  # noqa: E402
 from skeletons.output import explain, make_console_safe  # noqa: E402
@@ -41,10 +41,6 @@ from training.run import TEST_OUTPUTS, RunFolder, prepared  # noqa: E402
 
 # What TrainingState adds to a checkpoint.
 TRAINING_ONLY = {"optimizer", "scheduler", "scaler", "rng_states", "sampler"}
-COLUMNS = ("Name", "Data", "Preset", "Streams", "Test accuracy", "Mean ± std of n runs", "Parameters",
-           "File", "GFLOPs per clip", "Throughput")  # fmt: skip
-START, END = "<!-- released -->\n", "<!-- end -->"
-
 Record = dict[str, Any]
 
 
@@ -170,36 +166,7 @@ def to_json(record: Record) -> bytes:
     return f'{text},\n "log": [\n  {log}\n ]\n}}\n'.encode()
 
 
-# --- The model zoo ------------------------------------------------------------------------------------
-
-
-def read_released() -> Iterator[Record]:
-    """The records of the released networks."""
-    for name in released.released_names():
-        yield json.loads((released.RELEASED / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def zoo_table(records: Sequence[Record]) -> str:
-    """A Markdown table of released networks."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS)]
-    for record in records:
-        _, label, _, temporal, spatial = row_key(record)
-        runs, rate = record["runs"], record["clips_per_second"]
-        many = f"{100 * runs['mean']:.1f} ± {100 * runs['std']:.1f} ({runs['n']})" if runs else ""
-        lines.append([
-            f"`{record['name']}`", record["data"], label, architecture(temporal, spatial),
-            f"{100 * accuracies(record)['fused']:.1f} %", many, f"{record['parameters'] / 1e6:.2f} M",
-            f"{record['bytes'] / 1e6:.1f} MB", f"{record['flops'] / 1e9:.2g}",
-            f"{rate:,.0f} clips/s ({record['device']})",
-        ])  # fmt: skip
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def fill_zoo(page: str) -> str:
-    """The page with its table made again."""
-    before, _, rest = page.partition(START)
-    _, end, after = rest.partition(END)
-    return before + START + zoo_table(list(read_released())) + end + after
+# --- The command --------------------------------------------------------------------------------------
 
 
 def check(root: Path) -> bool:
@@ -245,8 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise SystemExit("release.py: not all accuracies are those of the records")
             return
         record = release(arguments.checkpoint, arguments.name, arguments.records, arguments.data)
-        page = released.RELEASED.parent / "README.md"
-        page.write_text(fill_zoo(page.read_text(encoding="utf-8")), encoding="utf-8")
+        write_zoo()
     except (ValueError, OSError) as error:
         raise SystemExit(f"release.py: {explain(error)}") from error
     print(f"{record['name']}: {record['bytes']:,} bytes, {record['weights']}, {accuracies(record)}")

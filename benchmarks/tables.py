@@ -1,4 +1,5 @@
-"""Fill in the result tables of README.md and results/README.md from the records in results/.
+"""Fill in the result tables of README.md and results/README.md from the records in results/, and that
+of checkpoints/README.md from the records of the released networks.
 
     python benchmarks/tables.py
     python benchmarks/tables.py checkpoints/*/*_test.json    # print the tables, with these records too
@@ -25,11 +26,15 @@ sys.path.insert(0, str(ROOT))
 import plot  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
+from training import released  # noqa: E402
 
 COLUMNS = ("Preset", "Architecture", "Temporal stream", "Spatial stream", "Two-stream", "n runs",
            "Parameters", "GFLOPs per clip", "CPU training time", "Throughput")  # fmt: skip
 COSTS = (("flops", "", 1e9), ("training_seconds", " min", 60), ("clips_per_second", " clips/s", 1))
 NOT_RUN = "Not run.\n"
+ZOO_COLUMNS = ("Name", "Data", "Preset", "Streams", "Seed", "Test accuracy", "Mean ± std of n runs",
+               "Parameters", "File", "GFLOPs per clip", "Throughput")  # fmt: skip
+ZOO_START, ZOO_END = "<!-- released -->\n", "<!-- end -->"
 # Fields of the configuration that do not distinguish two rows.
 IGNORED = {"data", "name", "seed", "device", "precision", "num_workers", "mmap", "tensorboard",
            "validation_ratio", "validation_camera", "temporal", "spatial"}  # fmt: skip
@@ -151,6 +156,45 @@ def fill(text: str, records: Records) -> str:
     return re.sub(r"<!-- results: (.+?) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
+# --- The released networks ----------------------------------------------------------------------------
+
+
+def read_released() -> list[dict]:
+    """The records of the released networks, which release.py writes."""
+    paths = (released.RELEASED / f"{name}.json" for name in released.released_names())
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def zoo_table(records: list[dict]) -> str:
+    """A Markdown table of released networks."""
+    lines = [ZOO_COLUMNS, ["---"] * len(ZOO_COLUMNS)]
+    for record in records:
+        _, label, _, temporal, spatial = row_key(record)
+        runs, rate = record["runs"], record["clips_per_second"]
+        accuracy = record["results"]["fused"]["accuracy"]
+        many = f"{100 * runs['mean']:.1f} ± {100 * runs['std']:.1f} ({runs['n']})" if runs else ""
+        lines.append([
+            f"`{record['name']}`", record["data"], label, architecture(temporal, spatial),
+            str(record["config"]["seed"]), f"{100 * accuracy:.1f} %", many,
+            f"{record['parameters'] / 1e6:.2f} M", f"{record['bytes'] / 1e6:.1f} MB",
+            f"{record['flops'] / 1e9:.2g}", f"{rate:,.0f} clips/s ({record['device']})",
+        ])  # fmt: skip
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def fill_zoo(page: str) -> str:
+    """checkpoints/README.md with its table made again."""
+    before, _, rest = page.partition(ZOO_START)
+    _, end, after = rest.partition(ZOO_END)
+    return before + ZOO_START + zoo_table(read_released()) + end + after
+
+
+def write_zoo() -> None:
+    """Make the table of checkpoints/README.md again."""
+    page = released.RELEASED.parent / "README.md"
+    page.write_text(fill_zoo(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for page in (ROOT / "README.md", ROOT / "results" / "README.md"):
         page.write_text(fill(page.read_text(encoding="utf-8"), records), encoding="utf-8")
+    write_zoo()
     if points := cost_points(records):
         plot.cost(points, ROOT / "github" / "cost.png")
 

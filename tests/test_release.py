@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 import release
+import tables
 import torch
 
 import plot
@@ -42,7 +43,7 @@ def workplace(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(released, "RELEASED", tmp_path / "zoo/released")
     (tmp_path / "zoo").mkdir()
-    page = f"# Model zoo\n\n{release.START}{release.END}\nMore.\n"
+    page = f"# Model zoo\n\n{tables.ZOO_START}{tables.ZOO_END}\nMore.\n"
     (tmp_path / "zoo/README.md").write_text(page)
     return tmp_path
 
@@ -108,9 +109,9 @@ def test_a_released_network(workplace, capsys):
     row = page.splitlines()[5]
     fused = f"{100 * tested['results']['fused']['accuracy']:.1f} %"
     assert row.startswith("| `tiny-net` | demo/xview | small, ") and fused in row
-    assert "90.0 ± 10.0 (3)" in row and page.endswith(f"{release.END}\nMore.\n")
+    assert "90.0 ± 10.0 (3)" in row and page.endswith(f"{tables.ZOO_END}\nMore.\n")
     assert "float16" in capsys.readouterr().out
-    assert release.fill_zoo(page) == page
+    assert tables.fill_zoo(page) == page
 
 
 def test_weights_that_half_precision_would_change(workplace):
@@ -183,4 +184,4 @@ def test_the_released_networks_are_tested_again(workplace, capsys):
 
 def test_the_page_shows_what_is_released():
     page = (released.RELEASED.parent / "README.md").read_text(encoding="utf-8")
-    assert release.fill_zoo(page) == page
+    assert tables.fill_zoo(page) == page
