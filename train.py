@@ -565,8 +565,8 @@ def check_inherited(config: Config, checkpoint: dict[str, Any]) -> None:
         values = ", ".join(f"{k} ({before[k]}, not {now[k]})" for k in differing)
         raise ValueError(
             f"{config.init} has other settings of network or preprocessing: {values}\n"
-            "leave them out, and a --preset or --config that changes them: --init takes them from the "
-            "checkpoint"
+            "--init takes these from the checkpoint: leave them out, and a --preset or --config with "
+            "other values"
         )
 
 

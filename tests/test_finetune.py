@@ -294,7 +294,7 @@ def test_settings_come_from_the_checkpoint(config, base):
          r"view_adaptation \(3, not 0\), causal \(False, not True\)\n"),
         (["--window_size", "20"], r": window_size \(16, not 20\)\n"),
         (["--reference_frame", "camera"], r": reference_frame \(body, not camera\)\n"),
-        (["--preset", "demo"], r"hidden_size \(12, not 64\).*\nleave them out"),
+        (["--preset", "demo"], r"hidden_size \(12, not 64\).*\n.*leave them out, and a --preset"),
         (["--freeze", "all"], ""),
     ],
 )  # fmt: skip

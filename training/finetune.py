@@ -80,7 +80,7 @@ def describe_copy(copied: dict[str, Any], model: TwoStreamRNN) -> str:
     """What `copy_weights` returned, and the path of the checkpoint, in words."""
     joints = f"weights of {len(copied['joints'])} joints copied"
     if copied["new_joints"]:
-        joints += f", not those of {', '.join(copied['new_joints'])}, which its layout does not have"
+        joints += f"; its layout lacks {', '.join(copied['new_joints'])}, whose weights are new"
     classifiers = "copied, since the classes are the same"
     if copied["classifiers"] == "new":
         classifiers = f"new, for {model.temporal_classifier.out_features} other classes"
