@@ -5,6 +5,7 @@
     python train.py --preset small --data NW-UCLA/xview
     python train.py --name my-run --resume           # go on with a run that was stopped
     python train.py --config checkpoints/my-run/config.json --name again       # repeat a run
+    python train.py --init other.pt --data mine/xsub           # fine-tune another run's network
     torchrun --nproc_per_node=2 train.py             # on several GPUs, which share each batch
 
 A run writes checkpoints/<name>/: config.json, log.jsonl (one line per epoch), last.pt, best.pt and
@@ -20,10 +21,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -32,7 +32,7 @@ from extensions import ExtensionConfig
 from feeder import Feeder
 from layers import check_choice
 from model import NetworkConfig, TwoStreamRNN
-from skeletons.layout import KINECT_V2
+from skeletons.layout import KINECT_V2, Layout
 from skeletons.options import require
 from skeletons.output import explain, make_console_safe
 from skeletons.preprocess import Preprocess, ReferenceFrame
@@ -50,9 +50,11 @@ from training.distributed import (
     on_first_rank,
     record_error,
 )
-from training.loader import STOP_SIGNALS, make_loader
+from training.finetune import Freeze, copy_weights, describe_copy, freeze
+from training.loader import make_loader
 from training.run import (
     RunFolder,
+    StopRequest,
     describe_epoch,
     describe_run,
     tensorboard_writer,
@@ -153,6 +155,13 @@ class Config:
     validation_ratio: float = 0.05
     validation_camera: int = 0  # hold out the training clips of this camera instead; 0: by subject
     seed: int = 0  # random seed
+    # fine-tuning: start from the weights in this checkpoint, with its settings of network and
+    # preprocessing (except dropout, input_dropout and temporal_weight, other values are an error). The
+    # classifiers are new unless the classes are the same
+    init: str = ""
+    # with init, leave a stream, or both, as in the checkpoint, and with it what both read (view
+    # adaptation, input normalisation): train the rest
+    freeze: Freeze = "none"
     extensions: ExtensionConfig = field(default_factory=ExtensionConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
@@ -199,6 +208,10 @@ RESUMABLE = (
     "name", "data", "epochs", "device", "cuda_graphs", "num_workers", "mmap", "tensorboard"
 )  # fmt: skip
 
+# With --init, these groups are those of the checkpoint, except the settings that no weight depends on.
+INHERITED = ("network", "preprocessing", "extensions")
+NOT_INHERITED = ("dropout", "input_dropout", "temporal_weight")
+
 
 def make_config(preset: str = "paper", **values: Any) -> Config:
     """The Config of a preset, with other values of some fields, in whatever group they are.
@@ -219,6 +232,12 @@ def validate(config: Config) -> None:
     check_values(config)
     run_folder(config)
     check_choice("schedule", config.optimization.schedule, get_args(Schedule))
+    check_choice("freeze", config.freeze, get_args(Freeze))
+    if config.freeze != "none" and not config.init:
+        raise ValueError(
+            f"freeze={config.freeze}: without init, what is frozen would stay random\n"
+            "give a checkpoint with --init, or leave --freeze out"
+        )
     stride = config.network.spatial_stride or config.network.spatial_window
     if config.extensions.causal and 0 < config.preprocessing.window_size < stride:
         raise ValueError(
@@ -333,9 +352,9 @@ def learning_rate_factor(optimization: OptimizationConfig, epoch: int) -> float:
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters of the network, for an optimizer. Weight decay is for the matrices, not for biases and
-    normalization layers."""
-    parameters = list(model.parameters())
+    """Trained parameters of the network, for an optimizer. Weight decay is for the matrices, not for
+    biases and normalization layers."""
+    parameters = [weights for weights in model.parameters() if weights.requires_grad]
     if not weight_decay:  # one group, as in checkpoints of earlier versions
         return [{"params": parameters}]
     matrices = [weights for weights in parameters if weights.ndim > 1]
@@ -359,6 +378,7 @@ class Run:
         model = TwoStreamRNN(
             feeder.layout, len(feeder.classes), config.network, config.extensions, feeder.channels
         ).to(device)
+        freeze(model, config.freeze)
         optimization, machine = config.optimization, config.machine
         optimizer = torch.optim.AdamW(
             parameter_groups(model, optimization.weight_decay),
@@ -436,7 +456,24 @@ class Run:
             self.state.load_state_dict(checkpoint)
         except ValueError as error:
             raise ValueError(f"{path} cannot be resumed: {error}") from error
+        self.set_origin(checkpoint.get("init"))
         return checkpoint["epoch"], checkpoint["best"]
+
+    def initialise(self, checkpoint: dict[str, Any]) -> None:
+        """Start from the weights of a checkpoint, that of --init."""
+        check_inherited(self.config, checkpoint)
+        model, entries = self.state.model, self.fixed_entries
+        layout = Layout.from_dict(entries["layout"])
+        try:
+            copied = copy_weights(model, layout, entries["classes"], checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{self.config.init} does not fit: {error}") from error
+        self.set_origin({"checkpoint": self.config.init} | copied)
+
+    def set_origin(self, origin: dict[str, Any] | None) -> None:
+        """Record where the weights come from, if they were copied."""
+        if origin:
+            self.run_info["init"] = self.fixed_entries["init"] = origin
 
 
 # --- Training -----------------------------------------------------------------------------------------
@@ -476,10 +513,14 @@ def main(
             folder.check_unused()
         run = Run(config, device, *open_data(config))
         epoch, best = run.restore(checkpoint, folder.last) if resume else (0, NO_SCORE)
+        if config.init and not resume:
+            run.initialise(load_checkpoint(config.init))
         on_first_rank(folder.begin, run.run_info, epoch)
         if get_rank() == 0:
             if resume:
                 print(f"resuming after epoch {epoch} of {config.optimization.epochs}")
+            elif config.init:
+                print(describe_copy(run.run_info["init"], run.state.model))
             print(f"{folder.path}: {describe_run(run.run_info, get_world_size())}")
         train_epochs(run, folder, epoch, best, stop, tensorboard)
     return folder.path
@@ -501,6 +542,31 @@ def check_resumable(config: Config, checkpoint: dict[str, Any]) -> None:
         raise ValueError(
             f"epochs={now['epochs']}, but the run has finished epoch {checkpoint['epoch']}\n"
             "give as many --epochs, or more"
+        )
+
+
+def inherit(config: Config, checkpoint: dict[str, Any]) -> Config:
+    """The settings with network and preprocessing of a checkpoint, that of --init."""
+    try:
+        source = config_from_dict(checkpoint["config"])
+    except ValueError as error:
+        raise ValueError(
+            f"{config.init} was made by another version of this code: {str(error).splitlines()[0]}\n"
+            "train its network again"
+        ) from error
+    return replace(config, **{group: getattr(source, group) for group in INHERITED})
+
+
+def check_inherited(config: Config, checkpoint: dict[str, Any]) -> None:
+    """ValueError for settings that differ from those of the checkpoint of --init, but must not."""
+    before, now = flat(inherit(config, checkpoint)), flat(config)
+    differing = [k for k in now if now[k] != before[k] and k not in NOT_INHERITED]
+    if differing:
+        values = ", ".join(f"{k} ({before[k]}, not {now[k]})" for k in differing)
+        raise ValueError(
+            f"{config.init} has other settings of network or preprocessing: {values}\n"
+            "--init takes these from the checkpoint: leave them out, and a --preset or --config with "
+            "other values"
         )
 
 
@@ -598,17 +664,21 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     given = parse(read_config(start.config) if start.config else make_config(start.preset or "paper"))
     if start.config and (start.preset or given.resume):
         raise ValueError("--config excludes --preset and --resume\nleave one of them out")
-    if not given.resume:
-        return given.config, False, given.overwrite
-    if given.overwrite:
+    if given.resume and given.overwrite:
         raise ValueError("--resume and --overwrite exclude each other\nleave one of them out")
-    folder = run_folder(given.config)
-    folder.check_saved()
-    config = parse(config_from_dict(load_checkpoint(folder.last)["config"])).config
+    if given.resume:
+        folder = run_folder(given.config)
+        folder.check_saved()
+        default, free = config_from_dict(load_checkpoint(folder.last)["config"]), RESUMABLE
+    elif given.config.init and not start.config:
+        default, free = inherit(given.config, load_checkpoint(given.config.init)), ()
+    else:
+        return given.config, False, given.overwrite
+    config = parse(default).config
     # `main` refuses other settings, whether the preset or an option gives them.
     preset = flat(given.config).items() if start.preset else ()
-    fixed = {k: v for k, v in preset if k in PRESETS[start.preset] and k not in RESUMABLE}
-    return with_fields(config, **fixed), True, False
+    fixed = {k: v for k, v in preset if k in PRESETS[start.preset] and k not in free}
+    return with_fields(config, **fixed), given.resume, given.overwrite
 
 
 def read_config(path: str) -> Config:
@@ -629,32 +699,6 @@ def read_config(path: str) -> Config:
     except (ValueError, TypeError, AttributeError) as error:
         reason = f"does not hold the settings of a run: {str(error).splitlines()[0]}"
     raise ValueError(f"{path} {reason}\ngive the config.json of a run, of this version of the code")
-
-
-class StopRequest:
-    """Notices Ctrl-C and SIGTERM, so that the run can end after the step in progress. A second Ctrl-C
-    ends it at once. Used in a `with` statement, which restores the signal handlers."""
-
-    def __init__(self) -> None:
-        self.number = 0  # of the signal
-
-    def __enter__(self) -> "StopRequest":
-        self.handlers = {number: signal.signal(number, self.request) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def request(self, number: int, _: FrameType | None) -> None:
-        """The signal handler."""
-        if self.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = number
-        print("\ntrain.py: stopping after this step", file=sys.stderr)
-
-    def __call__(self) -> bool:
-        return bool(self.number)
 
 
 def run_command(argv: Sequence[str] | None = None) -> None:

@@ -98,6 +98,7 @@ def test_two_processes_train_as_one(config):
     config = changed(config, **STILL, epochs=2)
     changes = [{"batch_size": 1}, {"batch_size": 5}, {"batch_size": 8}]
     changes.append({"batch_size": 8, "input_norm": True})
+    changes.append(changes[-1] | {"init": "checkpoints/one-3/last.pt", "freeze": "temporal"})
     ones = [train.main(changed(config, name=f"one-{i}", **c)) for i, c in enumerate(changes)]
     runs = [changed(config, name=f"two-{i}", **c) for i, c in enumerate(changes)]
     stopped = changed(config, name="stopped", batch_size=1, validation_ratio=0.0)
@@ -105,7 +106,7 @@ def test_two_processes_train_as_one(config):
     command = [*TORCHRUN, "--no-python", sys.executable, "-c", SCRIPT, str(ROOT), *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("epoch   2") == 4 and done.stdout.count("2 x") == 5
+    assert done.stdout.count("epoch   2") == 5 and done.stdout.count("2 x") == 6
     # A network that outlives the group waits for ever for a thread of the group that frees a tensor;
     # such a thread that does so while Python shuts down aborts the process.
     assert done.stdout.count("left over: 0 networks, []") == 2, done.stdout

@@ -18,6 +18,7 @@ from layers import check_choice
 from model import Logits, TwoStreamRNN
 from skeletons.batch import BodyBatch
 from training.distributed import any_rank, get_world_size, is_launched
+from training.finetune import frozen_modules
 from training.loader import BatchLoader, shard
 
 # Linux then hands out large tensors in large pages, which saves a third of the time of a step on a CPU.
@@ -223,6 +224,8 @@ def train_epoch(
     loss is not finite.
     """
     step.model.train()
+    for module in frozen_modules(step.network):
+        module.eval()
     metrics = Metrics()
     sizes = batches.sampler.sizes()
     stop_every = 1 if get_world_size() == 1 else 16

@@ -1,17 +1,20 @@
-"""The folder of a run: the names of all files in it, log and config.json."""
+"""The folder of a run: the names of all files in it, log and config.json. Stopping a run."""
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from skeletons.lock import FileLock
 from skeletons.output import write_partial
 from training.checkpoint import load_checkpoint, to_bytes
 from training.distributed import get_rank, on_first_rank
+from training.loader import STOP_SIGNALS
 
 # What test.py writes next to a checkpoint: content -> what follows the stem of the checkpoint's name.
 TEST_OUTPUTS = {
@@ -218,3 +221,29 @@ def tensorboard_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
         writer.flush()
 
     return write
+
+
+class StopRequest:
+    """Notices Ctrl-C and SIGTERM, so that the run can end after the step in progress. A second Ctrl-C
+    ends it at once. Used in a `with` statement, which restores the signal handlers."""
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal
+
+    def __enter__(self) -> "StopRequest":
+        self.handlers = {number: signal.signal(number, self.request) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def request(self, number: int, _: FrameType | None) -> None:
+        """The signal handler."""
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        print("\ntrain.py: stopping after this step", file=sys.stderr)
+
+    def __call__(self) -> bool:
+        return bool(self.number)
