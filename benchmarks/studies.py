@@ -12,10 +12,10 @@ combinations      presets of train.py with the given temporal and spatial RNNs (
                   share no weights, each is trained independently of the other, so stacked + chain and
                   hierarchical + traversal are trained, and tested again with their spatial streams
                   swapped
-ablation          each component of `full` added alone to `paper` or `small`, and removed alone from
-                  `full` (--presets selects among them; --batch_size replaces that of `paper` and
-                  `small`). Evaluated on the validation camera or validation subjects (another seed
-                  selects other subjects); the test clips are not used
+ablation          each component of `full` added alone to `baseline` or `small`, and removed alone
+                  from `full` (--presets selects among them; --batch_size replaces that of `baseline`
+                  and `small`). Evaluated on the validation camera or validation subjects, the same
+                  for all seeds; the test clips are not used
 reference_frames  the demo: trained on two cameras, tested on the third, with and without 3D transforms,
                   in the body's reference frame and in that of the first frame
 
@@ -46,7 +46,7 @@ from model import SPATIAL, TEMPORAL  # noqa: E402
 from training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from training.engine import PRECISIONS  # noqa: E402
 
-# What `full` has and `paper` has not: component -> fields of Config. `small` has the first.
+# What `full` has and `baseline` has not: component -> fields of Config. `small` has the first.
 COMPONENTS = {
     "smaller hidden size, shorter window": ("hidden_size", "part_hidden_size", "window_size"),
     "motion, bone, distance modalities": ("modalities",),
@@ -62,7 +62,7 @@ COMPONENTS = {
                                "warmup_epochs", "weight_decay", "max_grad_norm"),
     "label smoothing": ("label_smoothing",),
 }  # fmt: skip
-ABLATED = ("paper", "small", "full")
+ABLATED = ("baseline", "small", "full")
 
 # The two architectures that are trained with --swap_streams.
 TRAINED = tuple(zip(TEMPORAL, SPATIAL, strict=True))
@@ -82,13 +82,13 @@ def combinations(
 
 
 def ablation(presets: Sequence[str] = ("small", "full"), changes: dict | None = None) -> Study:
-    """Each component added and removed; `changes` are made to `paper` and `small`."""
-    paper, small, full = (
+    """Each component added and removed; `changes` are made to `baseline` and `small`."""
+    baseline, small, full = (
         train.flat(train.make_config(name, temporal="stacked", spatial="chain")) for name in ABLATED
     )
-    sizes = {field: paper[field] for field in COMPONENTS["smaller hidden size, shorter window"]}
+    sizes = {field: baseline[field] for field in COMPONENTS["smaller hidden size, shorter window"]}
     changes = changes or {}
-    for preset, how, base, other in (("paper", "with", paper | changes, full),
+    for preset, how, base, other in (("baseline", "with", baseline | changes, full),
                                      ("small", "with", small | changes, full),
                                      ("full", "without", full, small | sizes)):  # fmt: skip
         if preset not in presets:
@@ -213,7 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
                         help="least part of the training clips used for validation")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the preset's")
-    parser.add_argument("--batch_size", type=int, help="ablation: that of `paper` and `small`")
+    parser.add_argument("--batch_size", type=int, help="ablation: that of `baseline` and `small`")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--swap_streams", action="store_true",
                         help="combinations: four architectures from two runs")  # fmt: skip
