@@ -14,8 +14,8 @@ combinations      presets of train.py with the given temporal and spatial RNNs (
                   swapped
 ablation          each component of `full` added alone to `baseline` or `small`, and removed alone
                   from `full` (--presets selects among them; --batch_size replaces that of `baseline`
-                  and `small`). Evaluated on the validation camera or validation subjects, the same
-                  for all seeds; the test clips are not used
+                  and `small`). Evaluated on the validation camera or validation subjects (--split_seed
+                  selects others); the test clips are not used
 reference_frames  the demo: trained on two cameras, tested on the third, with and without 3D transforms,
                   in the body's reference frame and in that of the first frame
 
@@ -126,7 +126,10 @@ def validation_set(config: dict) -> str:
     """In words which training clips are used for validation; "": none, so the test clips are tested."""
     if config.get("validation_camera"):
         return f"validation camera {config['validation_camera']}"
-    return "validation subjects" if config.get("validation_ratio") else ""
+    if not config.get("validation_ratio"):
+        return ""
+    split_seed = config.get("split_seed")
+    return f"validation subjects, split {split_seed}" if split_seed else "validation subjects"
 
 
 def run_folder(record: Path) -> Path:
@@ -211,6 +214,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation_camera", type=int, default=0)
     parser.add_argument("--validation_ratio", type=float, default=0.0,
                         help="least part of the training clips used for validation")  # fmt: skip
+    parser.add_argument("--split_seed", type=int, default=0,
+                        help="which subjects are used for validation")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the preset's")
     parser.add_argument("--batch_size", type=int, help="ablation: that of `baseline` and `small`")
@@ -270,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     check_arguments(parser, arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
-    shared = ("data", "validation_ratio", "validation_camera", "precision")
+    shared = ("data", "validation_ratio", "validation_camera", "split_seed", "precision")
     shared = {field: getattr(arguments, field) for field in shared}
     if arguments.epochs:
         shared["epochs"] = arguments.epochs

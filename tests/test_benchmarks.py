@@ -297,7 +297,8 @@ def test_studies_write_records(workplace, capsys):
     assert len(records()) == len(workplace) == 2
     studies.main(one)
     assert len(workplace) == 2
-    for validation in (("--validation_camera", "2"), ("--validation_ratio", "0.05")):
+    subjects = ("--validation_ratio", "0.05")
+    for validation in (("--validation_camera", "2"), subjects, (*subjects, "--split_seed", "3")):
         studies.main([*one, *validation])
     for record in records().values():
         assert record["label"] == "small" and record["flops"] == 123_456 and record["epoch"] == 1
@@ -308,6 +309,7 @@ def test_studies_write_records(workplace, capsys):
         "demo/xview",
         "demo/xview, validation camera 2",
         "demo/xview, validation subjects",
+        "demo/xview, validation subjects, split 3",
     ]
     for wrong, message in (
         ([*one, "--epochs", "2"], "has epochs=1: move it away"),
