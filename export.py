@@ -54,11 +54,12 @@ class ExportableModel(nn.Module):
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess) -> None:
         super().__init__()
-        if not model.causal and (not preprocess.crop_resize or preprocess.window_size <= 0):
-            raise ValueError(
-                "only clips resized to a window can be exported\ntrain with crop_resize=True"
-            )
         self.model, self.preprocess = model, preprocess.eval()
+        if not model.causal and self.preprocess.window_size <= 0:
+            raise ValueError(
+                "only clips of one window can be exported\n"
+                "train with crop_resize=True and a window_size above 0"
+            )
         self.eval()
 
     def forward(self, joints: Tensor) -> Tensor:

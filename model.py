@@ -16,12 +16,12 @@ Letters:
     S steps of an RNN        F features
 
 The terms are the paper's: temporal and spatial RNN, stacked and hierarchical, chain and traversal.
-Optional components beyond the paper are in extensions.py, off by default. README.md lists the other
-deviations.
+Optional components beyond the paper are in extensions.py, off by default. docs/paper.md lists the
+other deviations.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -56,6 +56,8 @@ from skeletons.layout import Layout
 if TYPE_CHECKING:
     from pretrained import ActionRecognizer
 
+ChainLegs = Literal["feet", "hips"]
+WeightInit = Literal["default", "normal"]
 Temporal = Literal["stacked", "hierarchical"]
 Spatial = Literal["chain", "traversal"]
 TEMPORAL: tuple[str, ...] = get_args(Temporal)
@@ -64,19 +66,24 @@ SPATIAL: tuple[str, ...] = get_args(Spatial)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The paper's two streams, as implemented here. Sizes, directions, pooling and dropout are those of
-    the authors' released code. The paper's text has bidirectional=False and pooling="last"."""
+    """The paper's two streams, as implemented here. Sizes, directions and pooling are those of the
+    authors' released code. The paper's text has bidirectional=False and pooling="last"."""
 
     temporal: Temporal = "hierarchical"  # structure of the temporal RNN
     spatial: Spatial = "traversal"  # order of the joints in the spatial RNN
+    chain_legs: ChainLegs = "feet"  # where the chain passes from one leg to the other
     hidden_size: int = 512  # LSTM units of a layer, in each direction
-    # LSTM units of each body part's RNN with temporal=hierarchical; with window_layers (extensions.py),
-    # also of the spatial RNN's layers over the joints
+    # LSTM units of each body part's RNN with temporal=hierarchical (128 in ports of the paper); with
+    # window_layers (extensions.py), also of the spatial RNN's layers over the joints
     part_hidden_size: int = 256
     # LSTM layers of each stream; with temporal=hierarchical, the part RNNs are the first
     num_layers: int = 2
+    # initial weights. default: PyTorch's; normal: normal distribution of standard deviation 0.1 in the
+    # LSTMs, Glorot's uniform distribution in linear layers, biases zero
+    weight_init: WeightInit = "default"
     bidirectional: bool = True  # read each sequence forwards and backwards
-    dropout: float = 0.5  # dropout between the LSTM layers and before the classifiers
+    dropout: float = 0.5  # dropout before the classifiers and between the LSTM layers
+    dropout_between_layers: bool = True  # False: only before the classifiers
     # pooling of the hidden states over the steps of an RNN (temporal: frames; spatial: joints)
     pooling: Pooling = "max"
     spatial_window: int = 100  # frames of a joint that one step of the spatial RNN reads
@@ -121,6 +128,9 @@ class TwoStreamRNN(nn.Module):
         joint_features = JointFeatures(layout, channels, extensions)
         size = joint_features.output_size
         self.view_adaptation = make_view_adaptation(layout, channels, extensions)
+        self.dropout = Dropout(network.dropout)
+        if not network.dropout_between_layers:
+            network = replace(network, dropout=0.0)
         # With extensions, `network` is changed, and other arguments of the streams are given.
         self.temporal = TemporalRNN(layout, size, **extend_temporal(network, extensions))
         self.spatial = SpatialRNN(layout, size, **extend_spatial(network, extensions))
@@ -129,9 +139,13 @@ class TwoStreamRNN(nn.Module):
             self.spatial = CausalSpatialRNN(self.spatial)
         # After the streams: the optimizer state of checkpoints depends on the order of parameters.
         self.joint_features = joint_features
-        self.dropout = Dropout(network.dropout)
         self.temporal_classifier = nn.Linear(self.temporal.output_size, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.output_size, num_classes)
+        check_choice("weight_init", network.weight_init, get_args(WeightInit))
+        if network.weight_init == "normal":
+            streams = (self.temporal, self.spatial)
+            for part in (*streams, self.temporal_classifier, self.spatial_classifier):
+                part.apply(init_normal)
 
     @staticmethod
     def from_pretrained(source: str | Path, device: str = "") -> "ActionRecognizer":
@@ -181,6 +195,19 @@ class TwoStreamRNN(nn.Module):
         """Logits -> class probabilities of the fusion (N, classes)."""
         temporal, spatial = (stream.float().softmax(1) for stream in logits)
         return fuse(temporal, spatial, self.temporal_weight)
+
+
+def init_normal(module: nn.Module) -> None:
+    """The initial weights of LSTMs and linear layers in the authors' code: Lasagne's defaults."""
+    if not isinstance(module, (nn.LSTM, nn.Linear)):
+        return
+    for weights in module.parameters():
+        if weights.ndim == 1:  # biases
+            nn.init.zeros_(weights)
+        elif isinstance(module, nn.LSTM):
+            nn.init.normal_(weights, std=0.1)
+        else:
+            nn.init.xavier_uniform_(weights)
 
 
 def fuse(temporal: Tensor, spatial: Tensor, temporal_weight: float | Tensor) -> Tensor:
@@ -261,8 +288,8 @@ class SpatialRNN(nn.Module):
     traversal  a depth-first walk over the skeleton that passes each bone forwards and back, so that
                neighbours in the sequence are neighbours in the skeleton
 
-    Longer clips are cut into windows, which are read one by one; their features are averaged. (The
-    paper takes a window around each time step.)
+    Longer clips are cut into windows, which are read one by one; their features are averaged. (Since
+    the classifier is linear, this averages the windows' class scores before the softmax.)
 
     channels        features of a joint, in the paper its coordinates
     encoder         class of the RNN
@@ -279,7 +306,9 @@ class SpatialRNN(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("spatial", network.spatial, SPATIAL)
-        order = layout.chain if network.spatial == "chain" else layout.traversal
+        check_choice("chain_legs", network.chain_legs, get_args(ChainLegs))
+        chain = layout.chain if network.chain_legs == "feet" else layout.chain_at_hips
+        order = chain if network.spatial == "chain" else layout.traversal
         self.register_buffer("order", torch.tensor(order), persistent=False)  # (S,) joint of each step
         self.window = network.spatial_window
         self.stride = network.spatial_stride or self.window

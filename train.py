@@ -1,6 +1,6 @@
 """Train a two-stream RNN: settings, presets, learning rate schedule, the loop over epochs.
 
-    python train.py                                  # the defaults (preset paper)
+    python train.py                                  # the defaults (preset baseline)
     python train.py --spatial chain --epochs 50      # any setting can be given on the command line
     python train.py --preset small --data NW-UCLA/xview
     python train.py --name my-run --resume           # go on with a run that was stopped
@@ -64,9 +64,9 @@ from training.validation import validation_split
 
 # --- Settings -----------------------------------------------------------------------------------------
 # The network's settings are in model.py (NetworkConfig) and extensions.py (ExtensionConfig). The
-# default network follows the authors' released code. Optimizer, learning rate, epochs and batch size
-# are those of the repository that this one succeeds. README.md lists all deviations from the paper.
+# defaults are the preset `baseline`. docs/paper.md compares it and the preset `paper` with the paper.
 
+Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["multistep", "cosine"]
 
 
@@ -77,10 +77,14 @@ class PreprocessingConfig:
     # frames that clips are resampled to (causal: frames of an item, not resampled); 0: as many as the
     # longest clip has
     window_size: int = 100
+    # False: not resampled, but window_size consecutive frames, in training the first or the last ones
+    # of a longer clip, in evaluation the first; zeros precede a shorter clip
+    resample: bool = True
     # coordinate system. camera: as recorded; first-body: origin at the root joint of the first body, in
-    # every frame; per-frame: origin at each body's own root joint, in every frame; first-frame: origin
-    # at the root joint of the first body in the first frame; body: as first-frame, and axes along that
-    # body
+    # every frame; per-frame: origin at each body's own root joint, in every frame; part-centres: in
+    # every frame, origin of a body's arms between its shoulders, of its other joints between its hips;
+    # first-frame: origin at the root joint of the first body in the first frame; body: as first-frame,
+    # and axes along that body
     reference_frame: ReferenceFrame = "body"
     # divide by the mean bone length of the clip (all its bodies; causal networks: the first body in its
     # first frame)
@@ -93,10 +97,15 @@ class AugmentationConfig:
 
     # share of the clip that the random crop keeps, least and most
     crop_ratio: tuple[float, float] = (0.5, 1.0)
+    # with no_resample: largest share of the window that is set to zero at its start
+    random_start: float = 0.0
     rotate: tuple[float, float, float] = (0.3, 0.3, 0.3)  # largest angles about x, y, z, in radians
     # coordinates are multiplied by a random factor from 1 - scale to 1 + scale, one per axis
     scale: float = 0.1
+    uniform_scale: bool = False  # the same factor for all axes
     shear: float = 0.1  # random shear factors from -shear to shear, one per ordered pair of axes
+    # probability that a clip is rotated, scaled and sheared; and that it has a random start
+    transform_prob: float = 1.0
     # bone lengths are multiplied by a random factor from 1 - this to 1 + this, one per bone, the same
     # on both sides
     bone_length_jitter: float = 0.0
@@ -107,16 +116,18 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer (Adam or AdamW), learning rate schedule and loss."""
+    """Optimizer, learning rate schedule and loss."""
 
     epochs: int = 300  # passes over the training clips
     batch_size: int = 256  # clips per step, over all processes
+    optimizer: Optimizer = "adamw"  # without weight decay, AdamW is Adam
+    momentum: float = 0.9  # sgd: Nesterov momentum; 0: none
     learning_rate: float = 0.001  # peak learning rate
     schedule: Schedule = "multistep"  # cosine: decays to zero after the last epoch
     milestones: tuple[int, ...] = (100, 160, 220)  # multistep: epochs after which the rate drops
     gamma: float = 0.5  # multistep: factor of each drop
     warmup_epochs: int = 0  # epochs in which the learning rate grows
-    # weight decay of matrices, not of biases and normalization layers (AdamW; 0 equals Adam)
+    # weight decay of matrices, not of biases and normalization layers
     weight_decay: float = 0.0
     label_smoothing: float = 0.0  # probability mass spread evenly over all classes
     max_grad_norm: float = 0.0  # gradient clipping: largest norm; 0: off
@@ -154,10 +165,11 @@ class Config:
     # train on all, best.pt is the last epoch
     validation_ratio: float = 0.05
     validation_camera: int = 0  # hold out the training clips of this camera instead; 0: by subject
-    seed: int = 0  # random seed
+    split_seed: int = 0  # decides which subjects are held out
+    seed: int = 0  # random seed of everything else
     # fine-tuning: start from the weights in this checkpoint, with its settings of network and
-    # preprocessing (except dropout, input_dropout and temporal_weight, other values are an error). The
-    # classifiers are new unless the classes are the same
+    # preprocessing (other values are an error, except of dropout and the like, on which no weight
+    # depends). The classifiers are new unless the classes are the same
     init: str = ""
     # with init, leave a stream, or both, as in the checkpoint, and with it what both read (view
     # adaptation, input normalisation): train the rest
@@ -165,6 +177,18 @@ class Config:
     extensions: ExtensionConfig = field(default_factory=ExtensionConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
 
+
+# The published method, after the authors' released code of the temporal stream and, for the spatial
+# stream and the fusion, after ports of the paper (docs/paper.md).
+PAPER = {
+    "chain_legs": "hips", "spatial_window": 25, "temporal_weight": 0.9,
+    "dropout_between_layers": False, "weight_init": "normal",
+    "resample": False, "reference_frame": "part-centres", "normalization": False,
+    "crop_ratio": (1.0, 1.0), "random_start": 0.3, "transform_prob": 0.5, "shear": 0.0,
+    "rotate": (math.radians(10), math.radians(10), 0.0), "scale": 0.1, "uniform_scale": True,
+    "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.02, "gamma": 0.7,
+    "milestones": tuple(range(40, 300, 40)),
+}  # fmt: skip
 
 # The most accurate so far, for small data sets; results/README.md has what each setting adds.
 FULL = {
@@ -179,8 +203,10 @@ FULL = {
 
 # Named changes to the settings above: `python train.py --preset demo`.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published architecture, trained with this repository's defaults.
-    "paper": {},
+    # The architecture of the paper, with the training of the PyTorch implementation that this
+    # repository succeeds.
+    "baseline": {},
+    "paper": PAPER,
     # A smaller network and shorter windows: minutes on two CPU cores, for small data sets and laptops.
     "small": {
         "hidden_size": 128, "part_hidden_size": 64, "window_size": 48, "spatial_window": 48,
@@ -198,8 +224,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Fields of AugmentationConfig -> options of Feeder.
 FEEDER_OPTIONS = {
-    "crop_ratio": "p_interval", "rotate": "rand_rotate", "scale": "rand_scale", "shear": "rand_shear",
-    "bone_length_jitter": "rand_bone_scale", "flip_prob": "rand_flip",
+    "crop_ratio": "p_interval", "random_start": "rand_start", "rotate": "rand_rotate",
+    "scale": "rand_scale", "uniform_scale": "rand_uniform", "shear": "rand_shear",
+    "transform_prob": "rand_prob", "bone_length_jitter": "rand_bone_scale", "flip_prob": "rand_flip",
     "swap_sides_prob": "rand_swap_sides",
 }  # fmt: skip
 
@@ -210,10 +237,12 @@ RESUMABLE = (
 
 # With --init, these groups are those of the checkpoint, except the settings that no weight depends on.
 INHERITED = ("network", "preprocessing", "extensions")
-NOT_INHERITED = ("dropout", "input_dropout", "temporal_weight")
+NOT_INHERITED = (
+    "dropout", "dropout_between_layers", "input_dropout", "temporal_weight", "weight_init"
+)  # fmt: skip
 
 
-def make_config(preset: str = "paper", **values: Any) -> Config:
+def make_config(preset: str = "baseline", **values: Any) -> Config:
     """The Config of a preset, with other values of some fields, in whatever group they are.
 
     Raises ValueError for an unknown preset or field.
@@ -224,13 +253,16 @@ def make_config(preset: str = "paper", **values: Any) -> Config:
 
 def config_from_dict(nested: dict[str, Any]) -> Config:
     """The Config of a checkpoint, of config.json or of a test record: the inverse of asdict."""
-    return with_fields(Config(), **from_nested(nested))
+    values = from_nested(nested)
+    # (Earlier versions of this code had one seed.)
+    return with_fields(Config(), **{"split_seed": values.get("seed", 0)} | values)
 
 
 def validate(config: Config) -> None:
     """ValueError for settings that are not allowed, or do not fit together."""
     check_values(config)
     run_folder(config)
+    check_choice("optimizer", config.optimization.optimizer, get_args(Optimizer))
     check_choice("schedule", config.optimization.schedule, get_args(Schedule))
     check_choice("freeze", config.freeze, get_args(Freeze))
     if config.freeze != "none" and not config.init:
@@ -238,6 +270,8 @@ def validate(config: Config) -> None:
             f"freeze={config.freeze}: without init, what is frozen would stay random\n"
             "give a checkpoint with --init, or leave --freeze out"
         )
+    if config.extensions.causal and not config.preprocessing.resample:
+        raise ValueError("a causal network reads whole clips\nleave resample=False out")
     stride = config.network.spatial_stride or config.network.spatial_window
     if config.extensions.causal and 0 < config.preprocessing.window_size < stride:
         raise ValueError(
@@ -287,7 +321,8 @@ def augmentation_options(config: Config) -> dict[str, Any]:
     """The random options of Feeder."""
     values = asdict(config.augmentation)
     options = {option: values[name] for name, option in FEEDER_OPTIONS.items()}
-    return {"random_choose": config.extensions.causal} | options
+    resample = config.preprocessing.resample
+    return {"random_choose": config.extensions.causal, "rand_end": not resample} | options
 
 
 def preprocess_options(config: Config) -> dict[str, Any]:
@@ -298,7 +333,8 @@ def preprocess_options(config: Config) -> dict[str, Any]:
         "origin_transfer": preprocessing.reference_frame,
         # A causal network cannot know the bone length of the whole clip.
         "normalization": preprocessing.normalization and ("first-frame" if causal else True),
-        "crop_resize": not causal,
+        "crop_resize": preprocessing.resample and not causal,
+        "front_padding": not preprocessing.resample,
     } | augmentation_options(config)
 
 
@@ -317,9 +353,10 @@ def names_of_settings() -> Iterator[None]:
 def evaluation_options(feeder: Feeder) -> dict[str, Any]:
     """The options of Feeder or Preprocess that prepare clips for evaluation as this Feeder does."""
     options = feeder.preprocess.eval().options()
-    names = ("crop_resize", "origin_transfer", "normalization")
-    # Without crop_resize, as for causal networks, whole clips are evaluated.
-    window_size = feeder.window_size if options["crop_resize"] else 0
+    names = ("crop_resize", "front_padding", "origin_transfer", "normalization")
+    # Otherwise, as for causal networks, whole clips are evaluated.
+    one_window = options["crop_resize"] or options["front_padding"]
+    window_size = feeder.window_size if one_window else 0
     return {"window_size": window_size} | {name: options[name] for name in names}
 
 
@@ -362,6 +399,16 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
 
 
+def make_optimizer(model: torch.nn.Module, optimization: OptimizationConfig) -> torch.optim.Optimizer:
+    """The optimizer of a network's parameters."""
+    groups = parameter_groups(model, optimization.weight_decay)
+    options = {"lr": optimization.learning_rate, "weight_decay": optimization.weight_decay}
+    if optimization.optimizer == "sgd":
+        momentum = optimization.momentum
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True, **options)
+    return torch.optim.AdamW(groups, fused=True, **options)
+
+
 class Run:
     """What is trained and what it is trained on, built from a Config: data, network, optimizer."""
 
@@ -373,19 +420,14 @@ class Run:
         # Decides when a clip comes up, and how it is augmented.
         order = torch.Generator().manual_seed(config.seed)
         train_clips, self.validation_clips = validation_split(
-            meta, config.validation_ratio, config.validation_camera, config.seed
+            meta, config.validation_ratio, config.validation_camera, config.split_seed
         )
         model = TwoStreamRNN(
             feeder.layout, len(feeder.classes), config.network, config.extensions, feeder.channels
         ).to(device)
         freeze(model, config.freeze)
         optimization, machine = config.optimization, config.machine
-        optimizer = torch.optim.AdamW(
-            parameter_groups(model, optimization.weight_decay),
-            lr=optimization.learning_rate,
-            weight_decay=optimization.weight_decay,
-            fused=True,
-        )
+        optimizer = make_optimizer(model, optimization)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, partial(learning_rate_factor, optimization)
         )
@@ -638,7 +680,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
 
     @dataclass(frozen=True)
     class Options:
-        preset: Literal[tuple(PRESETS)] = "paper"  # start from these settings (PRESETS in train.py)
+        preset: Literal[tuple(PRESETS)] = "baseline"  # start from these settings (PRESETS in train.py)
         # go on with the run in checkpoints/<name>; settings other than its own are an error (epochs
         # and most machine options may differ)
         resume: flag = False
@@ -661,7 +703,9 @@ def parse_command_line(argv: Sequence[str] | None = None) -> tuple[Config, bool,
     first.add_argument("--preset", choices=PRESETS)
     first.add_argument("--config")
     start = first.parse_known_args(argv)[0]
-    given = parse(read_config(start.config) if start.config else make_config(start.preset or "paper"))
+    given = parse(
+        read_config(start.config) if start.config else make_config(start.preset or "baseline")
+    )
     if start.config and (start.preset or given.resume):
         raise ValueError("--config excludes --preset and --resume\nleave one of them out")
     if given.resume and given.overwrite:
@@ -688,7 +732,8 @@ def read_config(path: str) -> Config:
         settings = json.loads(Path(path).read_text(encoding="utf-8-sig"))["config"]
         config = config_from_dict(settings)
         check_values(config)
-        missing = [k for k in flat(config) if k not in from_nested(settings)]
+        known = {"split_seed", *from_nested(settings)}  # (split_seed: config_from_dict)
+        missing = [k for k in flat(config) if k not in known]
         if missing:
             print(f"{path} has no {', '.join(missing)}: the defaults are used", file=sys.stderr)
         return config

@@ -6,7 +6,7 @@
                 resuming, deterministic runs, two processes if there are two GPUs
     agreement   log probabilities of the same networks on the CPU and on the GPU, in each precision
     epochs      time and peak memory of an epoch on random data of NTU-60's size (benchmarks/ntu.py):
-                `paper` and `full` in all four combinations of RNNs; also `live` and `small`; each
+                `baseline` and `full` in all four combinations of RNNs; also `live` and `small`; each
                 preset also without CUDA graphs and in mixed precision
     profile     kernels of a training step, and how long they keep the GPU busy
     inference   clips per second in batches, and milliseconds of one clip
@@ -64,7 +64,7 @@ class Measurements:
     def agreement(self) -> dict:
         """{network: {precision: largest difference of a log probability between GPU and CPU}}."""
         found = {}
-        networks = [("paper", {"temporal": t, "spatial": s}) for t, s in COMBINATIONS]
+        networks = [("baseline", {"temporal": t, "spatial": s}) for t, s in COMBINATIONS]
         for preset, values in (*networks, ("full", {}), ("live", {})):
             run = self.run(preset, **values)
             network = run.state.model.eval()
@@ -86,12 +86,12 @@ class Measurements:
     def epochs(self) -> dict:
         """{preset: {combination: cost}}: seconds, memory and hours of a run."""
         found: dict[str, dict] = {}
-        for preset, (temporal, spatial) in product(("full", "paper"), COMBINATIONS):
+        for preset, (temporal, spatial) in product(("full", "baseline"), COMBINATIONS):
             values = {"temporal": temporal, "spatial": spatial}
             name = f"{preset} {temporal} {spatial}"
             found[name] = ntu.measure(self.run(preset, **values))
             print(name, found[name], flush=True)
-        for preset in ("full", "paper", "live", "small"):
+        for preset in ("full", "baseline", "live", "small"):
             for change in ({}, {"cuda_graphs": False}, {"precision": "mixed"}):
                 if change or preset in ("live", "small"):
                     name = " ".join((preset, *(f"{k}={v}" for k, v in change.items())))
@@ -105,13 +105,13 @@ class Measurements:
             f"{preset}, {'CUDA graphs' if graphs else 'single kernels'}": profile(
                 self.run(preset, cuda_graphs=graphs)
             )
-            for preset, graphs in product(("paper", "full"), (True, False))
+            for preset, graphs in product(("baseline", "full"), (True, False))
         }
 
     def inference(self) -> dict:
         """{preset: clips per second in batches, milliseconds of a single clip}."""
         found = {}
-        for preset in ("paper", "full", "small"):
+        for preset in ("baseline", "full", "small"):
             run = self.run(preset)
             network, evaluation = run.state.model.eval(), run.validation_batches.feeder
             batch = torch.arange(min(256, len(evaluation)))

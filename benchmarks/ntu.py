@@ -1,6 +1,6 @@
 """What a preset costs on NTU RGB+D: time and memory of a run, on random data of NTU's size and shape.
 
-    python benchmarks/ntu.py                      # full and paper; four minutes and 2.6 GB of disk
+    python benchmarks/ntu.py                      # full and baseline; four minutes and 2.6 GB of disk
     python benchmarks/ntu.py --presets full --temporal stacked --spatial chain --seconds 300
 
 40,091 training clips of 60 to 150 frames, 60 classes, 18 % with two bodies, written as by
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--presets", nargs="+", choices=train.PRESETS, default=["full", "paper"])
+    parser.add_argument("--presets", nargs="+", choices=train.PRESETS, default=["full", "baseline"])
     parser.add_argument("--temporal", choices=TEMPORAL, default="hierarchical")
     parser.add_argument("--spatial", choices=SPATIAL, default="traversal")
     parser.add_argument("--seconds", type=float, default=60)

@@ -12,10 +12,10 @@ combinations      presets of train.py with the given temporal and spatial RNNs (
                   share no weights, each is trained independently of the other, so stacked + chain and
                   hierarchical + traversal are trained, and tested again with their spatial streams
                   swapped
-ablation          each component of `full` added alone to `paper` or `small`, and removed alone from
-                  `full` (--presets selects among them; --batch_size replaces that of `paper` and
-                  `small`). Evaluated on the validation camera or validation subjects (another seed
-                  selects other subjects); the test clips are not used
+ablation          each component of `full` added alone to `baseline` or `small`, and removed alone
+                  from `full` (--presets selects among them; --batch_size replaces that of `baseline`
+                  and `small`). Evaluated on the validation camera or validation subjects (--split_seed
+                  selects others); the test clips are not used
 reference_frames  the demo: trained on two cameras, tested on the third, with and without 3D transforms,
                   in the body's reference frame and in that of the first frame
 
@@ -46,7 +46,7 @@ from model import SPATIAL, TEMPORAL  # noqa: E402
 from training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from training.engine import PRECISIONS  # noqa: E402
 
-# What `full` has and `paper` has not: component -> fields of Config. `small` has the first.
+# What `full` has and `baseline` has not: component -> fields of Config. `small` has the first.
 COMPONENTS = {
     "smaller hidden size, shorter window": ("hidden_size", "part_hidden_size", "window_size"),
     "motion, bone, distance modalities": ("modalities",),
@@ -62,7 +62,7 @@ COMPONENTS = {
                                "warmup_epochs", "weight_decay", "max_grad_norm"),
     "label smoothing": ("label_smoothing",),
 }  # fmt: skip
-ABLATED = ("paper", "small", "full")
+ABLATED = ("baseline", "small", "full")
 
 # The two architectures that are trained with --swap_streams.
 TRAINED = tuple(zip(TEMPORAL, SPATIAL, strict=True))
@@ -82,13 +82,13 @@ def combinations(
 
 
 def ablation(presets: Sequence[str] = ("small", "full"), changes: dict | None = None) -> Study:
-    """Each component added and removed; `changes` are made to `paper` and `small`."""
-    paper, small, full = (
+    """Each component added and removed; `changes` are made to `baseline` and `small`."""
+    baseline, small, full = (
         train.flat(train.make_config(name, temporal="stacked", spatial="chain")) for name in ABLATED
     )
-    sizes = {field: paper[field] for field in COMPONENTS["smaller hidden size, shorter window"]}
+    sizes = {field: baseline[field] for field in COMPONENTS["smaller hidden size, shorter window"]}
     changes = changes or {}
-    for preset, how, base, other in (("paper", "with", paper | changes, full),
+    for preset, how, base, other in (("baseline", "with", baseline | changes, full),
                                      ("small", "with", small | changes, full),
                                      ("full", "without", full, small | sizes)):  # fmt: skip
         if preset not in presets:
@@ -126,7 +126,10 @@ def validation_set(config: dict) -> str:
     """In words which training clips are used for validation; "": none, so the test clips are tested."""
     if config.get("validation_camera"):
         return f"validation camera {config['validation_camera']}"
-    return "validation subjects" if config.get("validation_ratio") else ""
+    if not config.get("validation_ratio"):
+        return ""
+    split_seed = config.get("split_seed")
+    return f"validation subjects, split {split_seed}" if split_seed else "validation subjects"
 
 
 def run_folder(record: Path) -> Path:
@@ -211,9 +214,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation_camera", type=int, default=0)
     parser.add_argument("--validation_ratio", type=float, default=0.0,
                         help="least part of the training clips used for validation")  # fmt: skip
+    parser.add_argument("--split_seed", type=int, default=0,
+                        help="which subjects are used for validation")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the preset's")
-    parser.add_argument("--batch_size", type=int, help="ablation: that of `paper` and `small`")
+    parser.add_argument("--batch_size", type=int, help="ablation: that of `baseline` and `small`")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--swap_streams", action="store_true",
                         help="combinations: four architectures from two runs")  # fmt: skip
@@ -270,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     check_arguments(parser, arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
-    shared = ("data", "validation_ratio", "validation_camera", "precision")
+    shared = ("data", "validation_ratio", "validation_camera", "split_seed", "precision")
     shared = {field: getattr(arguments, field) for field in shared}
     if arguments.epochs:
         shared["epochs"] = arguments.epochs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,11 +134,18 @@ class Layout:
         part starts near the end of the one before: left hand to shoulder, right shoulder to hand, head
         to hips, left hip to foot, right foot to hip.
         """
-        return tuple(
-            joint
-            for i, part in enumerate(self.parts)
-            for joint in (self.tip_first(part) if i % 2 == 0 else self.tip_first(part)[::-1])
-        )
+        return self._end_to_end(list(self.parts)[1::2])
+
+    @cached_property
+    def chain_at_hips(self) -> tuple[int, ...]:
+        """The chain with each leg walked the other way, so that the legs meet at the hips: left foot to
+        hip, right hip to foot."""
+        return self._end_to_end(("right arm", "right leg"))
+
+    def _end_to_end(self, outwards: Collection[str]) -> tuple[int, ...]:
+        """The joints of all parts; those called `outwards` are walked towards their tip."""
+        walks = (self.tip_first(part)[:: -1 if part in outwards else 1] for part in self.parts)
+        return tuple(joint for walk in walks for joint in walk)
 
     def tip_first(self, part: str) -> list[int]:
         """The joints of a part from its tip (hand, head, foot) inwards, wherever the root is.
@@ -181,6 +188,22 @@ class Layout:
             "left": (shoulders[0], hips[0]),
             "right": (shoulders[1], hips[1]),
         }
+
+    @cached_property
+    def part_centres(self) -> list[tuple[list[int], list[int]]]:
+        """The authors' two centres of a body with arms and legs, as pairs: joints, and those whose mean
+        is their centre. Arms: shoulders, neck, upper spine; others: hips, middle and base of the spine,
+        as far as the layout has these."""
+        arms = [joint for side in ("left", "right") for joint in self.parts[f"{side} arm"]]
+        others = [joint for joint in range(len(self.joints)) if joint not in arms]
+        centres = []
+        for joints, limb, spine in (
+            (arms, "arm", ("neck", "spine shoulder")),
+            (others, "leg", ("spine mid", "spine base")),
+        ):
+            centre = [self.attachment(f"{side} {limb}")[0] for side in ("left", "right")]
+            centres.append((joints, centre + [self.joint(x) for x in spine if x in self.joints]))
+        return centres
 
     def depth(self, joint: int) -> int:
         """Number of bones between a joint and the root."""

@@ -26,7 +26,7 @@ from skeletons.batch import (
 from skeletons.layout import BODY_PARTS, Layout
 from skeletons.options import check_flag, check_numbers, check_whole, require
 
-ReferenceFrame = Literal["camera", "first-body", "per-frame", "first-frame", "body"]
+ReferenceFrame = Literal["camera", "first-body", "per-frame", "part-centres", "first-frame", "body"]
 REFERENCE_FRAMES: tuple[str, ...] = get_args(ReferenceFrame)
 
 
@@ -44,9 +44,16 @@ class Preprocess:
         window_size          frames of an item; 0 or less: as many as the longest clip has
         crop_resize          crop a part of the clip and stretch or shrink it to the window. Otherwise
                              take `window_size` consecutive frames: the middle of a longer clip; a
-                             shorter clip is followed by zeros
+                             shorter clip is followed by zeros; whole clips in evaluation
+        front_padding        only with crop_resize=False: the first frames of a longer clip; zeros
+                             precede a shorter clip; the same in evaluation
         p_interval           share of the clip that the crop keeps, in (0, 1]. A number: from the middle
                              of the clip. A pair, least and most: a random share, at a random position
+        rand_end             clips longer than window_size: the first or the last frames, drawn; only
+                             with front_padding
+        rand_start           the first frames of the window become zeros: a random number of them, up to
+                             this share of the window, with probability rand_prob; only with
+                             front_padding
         random_choose        clips longer than window_size: random start; only with crop_resize=False
         random_shift         clips shorter than window_size: random position, zeros around it; only with
                              crop_resize=False
@@ -58,6 +65,9 @@ class Preprocess:
                          "camera" (or False, None): as recorded
                          "first-body": in every frame, the origin is the root joint of the first body
                          "per-frame": in every frame, the origin of each body is its own root joint
+                         "part-centres": in every frame, the origin of the arms of each body is the
+                         centre of its shoulders, that of its other joints the centre of its hips
+                         (`Layout.part_centres`)
                          "first-frame": the origin is the root of the first body in its first frame of
                          the window, so that trajectories through the room are kept
                          "body": as "first-frame", and the axes are those of that body: x from its left
@@ -71,7 +81,9 @@ class Preprocess:
                          which undoes those parts of it that move the origin
         rand_rotate      largest angle in radians about each axis, or three for x, y, z (2D: z)
         rand_scale       coordinates are multiplied by a random factor from 1 - x to 1 + x, one per axis
+        rand_uniform     rand_scale draws one factor for all axes
         rand_shear       random shear factors from -x to x, one per ordered pair of axes
+        rand_prob        probability that a clip is rotated, scaled and sheared
         rand_bone_scale  bone lengths are multiplied by a random factor from 1 - x to 1 + x, one per
                          bone, equal on both sides
         rand_flip        probability that a clip is mirrored, with left and right joints swapped
@@ -88,18 +100,23 @@ class Preprocess:
     _: KW_ONLY
     window_size: int = 100
     crop_resize: bool = True
+    front_padding: bool = False
     p_interval: float | tuple[float, float] = 1.0
     # `eval()` resets every option whose name begins with "rand". Random options must be named so.
     random_choose: bool = False
     random_shift: bool = False
     random_valid_choose: bool = False
+    rand_end: bool = False
+    rand_start: float = 0.0
     observation_ratio: float = 1.0
     origin_transfer: str | Literal[False] | None = "body"
     normalization: bool | Literal["first-frame"] = True
     random_move: bool = False
     rand_rotate: float | tuple[float, float, float] = 0.0
     rand_scale: float = 0.0
+    rand_uniform: bool = False
     rand_shear: float = 0.0
+    rand_prob: float = 1.0
     rand_bone_scale: float = 0.0
     rand_flip: float = 0.0
     rand_swap_sides: float = 0.0
@@ -121,7 +138,7 @@ class Preprocess:
         """The deterministic form, for evaluation: whole clips, or their first frames, not augmented."""
         return replace(
             self,
-            window_size=self.window_size if self.crop_resize else 0,
+            window_size=self.window_size if self.crop_resize or self.front_padding else 0,
             observation_ratio=observation_ratio,
             p_interval=1.0,
             **{name: field.default for name, field in self.__dataclass_fields__.items()
@@ -213,7 +230,14 @@ class Preprocess:
         matrix, origin = self.reference(bodies, visible, scale)
         if any(self._rotate) or self.rand_scale or self.rand_shear:
             random = transforms.random_matrix(
-                scale.shape[0], self._rotate, self.rand_scale, self.rand_shear, generator, joints.device
+                scale.shape[0],
+                self._rotate,
+                self.rand_scale,
+                self.rand_shear,
+                generator,
+                joints.device,
+                uniform_scale=self.rand_uniform,
+                probability=self.rand_prob,
             )
             matrix = random[:, : self.channels, : self.channels] @ matrix
         joints = to_reference(joints, matrix[clip], origin)
@@ -229,7 +253,15 @@ class Preprocess:
             return transforms.crop_resize(num_frame, size, **window, generator=generator)
         shift = self.random_shift or self.random_valid_choose
         window["pad_position"] = anywhere if shift else 0.0
-        return transforms.crop(num_frame, size, **window, generator=generator)
+        if self.front_padding:
+            window |= {"crop_position": 0.0, "pad_position": 1.0}
+        if self.rand_end:
+            drawn = transforms.uniform(0, 2, num_frame.shape[0], generator, num_frame.device)
+            window["crop_position"] = drawn.floor()  # 0 or 1
+        positions = transforms.crop(num_frame, size, **window, generator=generator)
+        if self.rand_start:
+            positions = transforms.drop_start(positions, self.rand_start, self.rand_prob, generator)
+        return positions
 
     def _augment(
         self, joints: Tensor, clip: Tensor, bone_scale: Tensor, generator: Generator | None
@@ -266,20 +298,22 @@ class Preprocess:
 
         visible     bool (B, T)
         bone_scale  (N,) mean bone length of each clip
-        Returns matrices (N, C, C) and the origin of each body, (B, C), or (B, C, T) where it moves;
-        both are for `to_reference`.
+        Returns matrices (N, C, C) and the origin of each body, (B, C), or where it moves (B, C, T, 1),
+        or (B, C, T, V) if each joint has its own; both are for `to_reference`.
         """
         joints, root, channels = bodies.joints, self.layout.root, bodies.joints.shape[1]
         matrix = torch.eye(channels, device=joints.device).expand(bone_scale.shape[0], -1, -1)
         origin = torch.zeros_like(joints[:, :, 0, 0])
         pose = first_pose(bodies, visible)
         if self.origin_transfer == "per-frame":
-            origin = joints[..., root]
+            origin = joints[..., root, None]
+        elif self.origin_transfer == "part-centres":
+            origin = joints @ self._on(joints.device).centres
         elif self.origin_transfer == "first-body":
             body = bodies.scatter(visible).int().argmax(1)  # (N, T), the first one that is visible
             roots = bodies.scatter(joints[..., root])  # (N, M, C, T)
             first = roots.gather(1, body[:, None, None].expand(-1, -1, channels, -1))[:, 0]
-            origin = first[bodies.clip]
+            origin = first[bodies.clip, ..., None]
         elif self.origin_transfer in ("first-frame", "body"):
             origin = pose[bodies.clip, :, root]
             if self.origin_transfer == "body":
@@ -314,6 +348,7 @@ class Tables(NamedTuple):
     bone_matrix   (V, V) as in `bone_matrix`
     joint_matrix  (V, V) its inverse
     bones         (V, V - 1) bone_matrix without the root
+    centres       (V, V) as in `centre_matrix`
     """
 
     mirror_index: Tensor
@@ -321,6 +356,7 @@ class Tables(NamedTuple):
     bone_matrix: Tensor
     joint_matrix: Tensor
     bones: Tensor
+    centres: Tensor
 
     @classmethod
     def from_layout(cls, layout: Layout) -> Tables:
@@ -328,13 +364,14 @@ class Tables(NamedTuple):
         mirror_index, matrix, root = torch.tensor(layout.mirror_index), bone_matrix(layout), layout.root
         one_side = mirror_index.minimum(torch.arange(len(layout.joints)))
         bones = torch.cat((matrix[:, :root], matrix[:, root + 1 :]), 1)
-        return cls(mirror_index, one_side, matrix, matrix.inverse().round(), bones)
+        inverse = matrix.inverse().round()
+        return cls(mirror_index, one_side, matrix, inverse, bones, centre_matrix(layout))
 
 
 def to_reference(joints: Tensor, matrix: Tensor, origin: Tensor) -> Tensor:
-    """Joints (B, C, T, V) in the frame of matrix (B, C, C) and origin, (B, C) or (B, C, T)."""
+    """Joints (B, C, T, V) in the frame of matrix (B, C, C) and origin, (B, C) or (B, C, T, 1 or V)."""
     if origin.dim() > 2:  # it moves from frame to frame
-        joints, origin = joints - origin[..., None], torch.zeros_like(origin[..., 0])
+        joints, origin = joints - origin, torch.zeros_like(origin[:, :, 0, 0])
     return transforms.affine(joints, matrix, -(matrix @ origin[..., None])[..., 0])
 
 
@@ -355,6 +392,17 @@ def bone_matrix(layout: Layout) -> Tensor:
     matrix = torch.eye(len(layout.joints))
     for joint, parent in layout.bones:
         matrix[parent, joint] = -1
+    return matrix
+
+
+def centre_matrix(layout: Layout) -> Tensor:
+    """(V, V): joints (..., C, V) times this are the centre that belongs to each joint, as in
+    `Layout.part_centres`. Zero for a layout without arms and legs."""
+    matrix = torch.zeros(len(layout.joints), len(layout.joints))
+    if set(BODY_PARTS) <= set(layout.parts):
+        for joints, centre in layout.part_centres:
+            for joint in centre:
+                matrix[joint, joints] = 1 / len(centre)
     return matrix
 
 
@@ -380,7 +428,10 @@ def body_axes(pose: Tensor, layout: Layout) -> Tensor:
 
 # --- Checks of the options ----------------------------------------------------------------------------
 
-FLAGS = ("crop_resize", "random_choose", "random_shift", "random_valid_choose", "random_move")
+FLAGS = (
+    "crop_resize", "front_padding", "random_choose", "random_shift", "random_valid_choose", "rand_end",
+    "random_move", "rand_uniform",
+)  # fmt: skip
 # Option -> how many numbers it may have, what is true of them, the same in words.
 NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
     "p_interval": (
@@ -397,6 +448,8 @@ NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
     "rand_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
     "rand_bone_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
     "rand_shear": ((1,), lambda x: x >= 0, "a number of 0 or more"),
+    "rand_start": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
+    "rand_prob": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
     "rand_flip": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
     "rand_swap_sides": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
 }
@@ -424,22 +477,31 @@ def _check_values(options: Preprocess) -> None:
 def _check_combination(options: Preprocess) -> None:
     """ValueError for options that exclude each other or do not suit the layout or the coordinates."""
     layout, channels = options.layout, options.channels
-    if options.crop_resize and (
-        options.random_choose or options.random_shift or options.random_valid_choose
-    ):
+    random = options.random_choose or options.random_shift or options.random_valid_choose
+    if options.crop_resize and (random or options.front_padding):
         raise ValueError(
-            "random_choose, random_shift and random_valid_choose do nothing with crop_resize=True\n"
-            "set crop_resize=False, or do not use these options"
+            "random_choose, random_shift, random_valid_choose and front_padding do nothing with "
+            "crop_resize=True\nset crop_resize=False, or do not use these options"
         )
-    if options.origin_transfer == "body" and not (
-        set(BODY_PARTS) <= set(layout.parts) and channels == 3
-    ):
-        needs = f"parts called {', '.join(BODY_PARTS)}; {layout.name} has {', '.join(layout.parts)}"
-        if channels != 3:
-            needs = f"3D joints; these have {channels} coordinates"
-        others = ", ".join(frame for frame in REFERENCE_FRAMES if frame != "body")
+    if options.front_padding and random:
         raise ValueError(
-            f"the reference frame 'body' needs {needs}\nchoose another one ({others}): "
+            "random_choose, random_shift and random_valid_choose exclude front_padding\n"
+            "use rand_end, or set front_padding=False"
+        )
+    if not options.front_padding and (options.rand_end or options.rand_start):
+        raise ValueError(
+            "rand_end and rand_start need front_padding (train.py: --no_resample)\n"
+            "set it, or do not use these options"
+        )
+    frame, needs = options.origin_transfer, ""
+    if frame in ("body", "part-centres") and not set(BODY_PARTS) <= set(layout.parts):
+        needs = f"parts called {', '.join(BODY_PARTS)}; {layout.name} has {', '.join(layout.parts)}"
+    if frame == "body" and channels != 3:
+        needs = f"3D joints; these have {channels} coordinates"
+    if needs:
+        others = ", ".join(other for other in REFERENCE_FRAMES if other != frame)
+        raise ValueError(
+            f"the reference frame '{frame}' needs {needs}\nchoose another one ({others}): "
             "--reference_frame of train.py, origin_transfer of Feeder"
         )
     if channels not in (2, 3) and (

@@ -67,19 +67,27 @@ def random_matrix(
     max_shear: float = 0.0,
     generator: Generator | None = None,
     device: torch.device | str | None = None,
+    uniform_scale: bool = False,
+    probability: float = 1.0,
 ) -> Tensor:
     """`count` random 3D transforms (count, 3, 3): rotation, then scaling, then shear.
 
-    rotate     largest angle about x, y, z in radians; angles are drawn from [-rotate, rotate]
-    scale      factors along the axes are drawn from [1 - scale, 1 + scale]
-    max_shear  the six shear amounts are drawn from [-max_shear, max_shear]
+    rotate         largest angle about x, y, z in radians; angles are drawn from [-rotate, rotate]
+    scale          factors along the axes are drawn from [1 - scale, 1 + scale]
+    max_shear      the six shear amounts are drawn from [-max_shear, max_shear]
+    uniform_scale  one factor for all axes
+    probability    of a transform; otherwise the matrix is the identity
     """
     source = {"generator": generator, "device": device}
     angles = uniform(-1, 1, (count, 3), **source).unbind(1)
     angles = torch.stack([a * largest for a, largest in zip(angles, rotate, strict=True)], 1)
-    factors = uniform(1 - scale, 1 + scale, (count, 3), **source)
+    factors = uniform(1 - scale, 1 + scale, (count, 1 if uniform_scale else 3), **source)
     amounts = uniform(-max_shear, max_shear, (count, 6), **source)
-    return shear(amounts) @ scaling(factors) @ rotation(angles)
+    matrices = shear(amounts) @ scaling(factors.expand(count, 3)) @ rotation(angles)
+    if probability < 1:
+        unchanged = uniform(0, 1, (count, 1, 1), **source) >= probability
+        matrices = torch.where(unchanged, torch.eye(3, device=device), matrices)
+    return matrices
 
 
 def affine(joints: Tensor, matrix: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -200,6 +208,21 @@ def _whole(position: Tensor, largest: Tensor) -> Tensor:
     """A position in [0, 1] -> one of the whole numbers from 0 to `largest`."""
     # (long() truncates as trunc(), which ONNX lacks.)
     return (position * (largest + 1)).long().to(largest.dtype).minimum(largest)
+
+
+def drop_start(
+    positions: Tensor, largest: float, probability: float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """Random start: positions (N, window) -> the same with the first frames of a window as padding.
+
+    largest      share of the window: their number is drawn from 0 to this share
+    probability  of a random start; otherwise no frame is dropped
+    """
+    count, window = positions.shape
+    share, chance = uniform(0, 1, (2, count, 1), generator, positions.device)
+    dropped = (share * (int(largest * window) + 1)).floor() * (chance < probability)
+    frame = torch.arange(window, device=positions.device)
+    return torch.where(frame < dropped, -1, positions)
 
 
 def crop_resize(

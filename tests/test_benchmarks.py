@@ -232,22 +232,22 @@ def test_accuracy_against_cost(tmp_path):
 
 
 def test_the_ablation_is_complete():
-    """The components are all that makes `full` of `paper`."""
-    paper, small, full = (
+    """The components are all that makes `full` of `baseline`."""
+    baseline, small, full = (
         train.flat(train.make_config(name, temporal="stacked", spatial="chain"))
         for name in studies.ABLATED
     )
     fields = [field for component in studies.COMPONENTS.values() for field in component]
-    differing = {field for field in full if (paper[field], small[field]) != (full[field],) * 2}
+    differing = {field for field in full if (baseline[field], small[field]) != (full[field],) * 2}
     assert sorted(fields) == sorted(differing - {"epochs"})
     ablation = dict(studies.ablation(studies.ABLATED, {"batch_size": 16}))
-    for preset, rows in (("paper", 1), ("small", 0), ("full", 1)):
+    for preset, rows in (("baseline", 1), ("small", 0), ("full", 1)):
         rows += len(studies.COMPONENTS)
         assert [label.split()[0] for label in ablation].count(preset) == rows
     assert dict(studies.ablation(["full"])).items() <= ablation.items()
     assert ablation["small with dropout"]["input_dropout"] == full["input_dropout"] != 0
     assert ablation["full without dropout"]["input_dropout"] == 0
-    assert ablation["paper"] == paper | {"batch_size": 16}
+    assert ablation["baseline"] == baseline | {"batch_size": 16}
     for fields in ablation.values():  # they fit together
         config = train.make_config(**fields)
         tiny = train.with_fields(config, hidden_size=4, part_hidden_size=4)
@@ -297,7 +297,8 @@ def test_studies_write_records(workplace, capsys):
     assert len(records()) == len(workplace) == 2
     studies.main(one)
     assert len(workplace) == 2
-    for validation in (("--validation_camera", "2"), ("--validation_ratio", "0.05")):
+    subjects = ("--validation_ratio", "0.05")
+    for validation in (("--validation_camera", "2"), subjects, (*subjects, "--split_seed", "3")):
         studies.main([*one, *validation])
     for record in records().values():
         assert record["label"] == "small" and record["flops"] == 123_456 and record["epoch"] == 1
@@ -308,12 +309,16 @@ def test_studies_write_records(workplace, capsys):
         "demo/xview",
         "demo/xview, validation camera 2",
         "demo/xview, validation subjects",
+        "demo/xview, validation subjects, split 3",
     ]
     for wrong, message in (
         ([*one, "--epochs", "2"], "has epochs=1: move it away"),
         ([*one, "--batch_size", "16"], "--batch_size is an option of the ablation"),
         (["ablation"], "needs --validation_camera or --validation_ratio"),
-        (["ablation", "--validation_camera", "2", "--presets", "demo"], "of the presets paper, small"),
+        (
+            ["ablation", "--validation_camera", "2", "--presets", "demo"],
+            "of the presets baseline, small",
+        ),
     ):
         with pytest.raises(SystemExit):
             studies.main(wrong)
@@ -323,11 +328,11 @@ def test_studies_write_records(workplace, capsys):
 def test_an_ablation_has_one_batch_size(tmp_path, monkeypatch, capsys):
     """A record that was made with another one is not taken for this one's."""
     monkeypatch.chdir(tmp_path)
-    name = "demo-xview-validation-camera-2-paper-stacked-chain-0.json"
+    name = "demo-xview-validation-camera-2-baseline-stacked-chain-0.json"
     record = tmp_path / "results/ablation" / name
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"config": {"optimization": {"epochs": 300, "batch_size": 32}}}))
-    study = ["ablation", "--presets", "paper", "--validation_camera", "2"]
+    study = ["ablation", "--presets", "baseline", "--validation_camera", "2"]
     for other in ([], ["--batch_size", "16"]):
         with pytest.raises(SystemExit):
             studies.main([*study, *other])
@@ -406,10 +411,10 @@ def test_gpu_on_a_cpu(tmp_path, monkeypatch):
         gpu.main([*arguments, str(tmp_path / "gpu.json")])
     record = json.loads((tmp_path / "gpu.json").read_text())
     assert "no kernel image" in record["agreement"]["error"]
-    combinations = [f"{p} {t} {s}" for p in ("full", "paper") for t in TEMPORAL for s in SPATIAL]
+    combinations = [f"{p} {t} {s}" for p in ("full", "baseline") for t in TEMPORAL for s in SPATIAL]
     assert all(record["epochs"][name]["steps"] == 2 for name in combinations)
     assert record["inference"]["full"]["clips_per_second"] > 0
-    assert record["profile"]["paper, CUDA graphs"]["kernels"] == 0  # none on a CPU
+    assert record["profile"]["baseline, CUDA graphs"]["kernels"] == 0  # none on a CPU
     monkeypatch.undo()
     measurements = gpu.Measurements(torch.device("cpu"), 16, gpu.TINY, 1)
     assert max(measurements.agreement()["live"].values()) < 0.05

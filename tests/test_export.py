@@ -103,7 +103,11 @@ def test_padding_does_not_change_the_answer(preset, mixed, tmp_path):
     """For clips shorter and longer than the window, and with frames before the first body."""
     small = {"hidden_size": 16, "part_hidden_size": 8}
     options = train.flat(train.make_config(preset, **small))
-    preprocessing = {"window_size": options["window_size"]}
+    preprocessing = {
+        "window_size": options["window_size"], "crop_resize": options["resample"],
+        "front_padding": not options["resample"], "origin_transfer": options["reference_frame"],
+        "normalization": options["normalization"],
+    }  # fmt: skip
     if options["causal"]:
         preprocessing = WHOLE
     names = {field.name for group in (NetworkConfig, ExtensionConfig) for field in fields(group)}
@@ -234,7 +238,7 @@ def test_test_clips_are_those_of_the_split(write_split, clips):
 
 def test_networks_that_cannot_be_exported():
     whole = Preprocess(KINECT_V2, 3, crop_resize=False)
-    with pytest.raises(ValueError, match="only clips resized to a window"):
+    with pytest.raises(ValueError, match="only clips of one window"):
         export.ExportableModel(build(), whole)
 
 

@@ -67,6 +67,37 @@ def test_chain_runs_from_hand_to_hand_and_from_foot_to_foot():
     assert [names[i] for i in (17, 20, 21, 24)] == ["left hip", "left foot", "right foot", "right hip"]
 
 
+@EVERY
+def test_the_chain_at_hips_has_the_legs_the_other_way_round(layout):
+    legs = [layout.parts[leg] for leg in ("left leg", "right leg")]
+    lengths = [len(layout.joints) - sum(map(len, legs)), len(legs[0])]
+    ends = lengths[0], sum(lengths)
+    one, other = layout.chain, layout.chain_at_hips
+    assert other[: ends[0]] == one[: ends[0]]
+    assert other[ends[0] : ends[1]] == one[ends[0] : ends[1]][::-1]
+    assert other[ends[1] :] == one[ends[1] :][::-1]
+
+
+def test_the_chain_at_hips_passes_from_hip_to_hip():
+    names = [KINECT_V2.joints[j] for j in KINECT_V2.chain_at_hips]
+    assert [names[i] for i in (17, 20, 21, 24)] == ["left foot", "left hip", "right hip", "right foot"]
+
+
+@EVERY
+def test_part_centres_belong_to_all_joints_and_lie_between_shoulders_and_hips(layout):
+    (arms, shoulders), (others, hips) = layout.part_centres
+    assert sorted(arms + others) == list(range(len(layout.joints)))
+    assert set(arms) == {*layout.parts["left arm"], *layout.parts["right arm"]}
+    sides = layout.axis_joints["left"], layout.axis_joints["right"]
+    assert {side[0] for side in sides} <= set(shoulders) and {side[1] for side in sides} <= set(hips)
+
+
+def test_part_centres_of_25_joints_are_those_of_the_authors_code():
+    """Neck, right and left shoulder, upper spine; middle and base of the spine, right and left hip."""
+    (_, shoulders), (_, hips) = KINECT_V2.part_centres
+    assert sorted(shoulders) == [2, 4, 8, 20] and sorted(hips) == [0, 1, 12, 16]
+
+
 def test_chain_of_another_layout_runs_from_tip_to_tip():
     """Head to hips; a tail is not the tip of the trunk."""
     names = [HAND_DRAWN.joints[j] for j in HAND_DRAWN.chain]

@@ -117,6 +117,50 @@ def test_the_default_sizes_are_the_authors():
     assert sum(p.numel() for p in model.parameters()) == stacked + chain + 2 * (512 + 1) * 60
 
 
+@pytest.mark.parametrize("temporal", TEMPORAL)
+def test_dropout_before_the_classifiers_only(temporal):
+    """Features do not vary in training, class scores do."""
+    model = build(temporal, dropout=0.5, dropout_between_layers=False).train()
+    joints = clips(frames=10)[[0], ..., 0]
+    one, two = model.encode(joints), model.encode(joints)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    data = clips(frames=10)
+    assert not any(torch.equal(a, b) for a, b in zip(model(data), model(data), strict=True))
+    between = build(temporal, dropout=0.5).train()
+    assert not any(map(torch.equal, between.encode(joints), between.encode(joints)))
+
+
+def test_averaging_the_features_of_windows_averages_their_class_scores():
+    """So the port's mean over the scores of four windows needs no option."""
+    model, data = build(spatial_window=25), clips(frames=100)
+    windows = [build(spatial_window=25)(data[:, :, at : at + 25]).spatial for at in range(0, 100, 25)]
+    torch.testing.assert_close(model(data).spatial, torch.stack(windows).mean(0))
+
+
+def test_initial_weights_of_the_authors_code():
+    model = build(hidden_size=40, part_hidden_size=40, weight_init="normal", **GENERAL)
+    for part in (model.temporal, model.spatial, model.temporal_classifier, model.spatial_classifier):
+        for module in part.modules():
+            if isinstance(module, nn.LSTM):
+                assert abs(module.weight_hh_l0.std() - 0.1) < 0.005 and not module.bias_hh_l0.any()
+            elif isinstance(module, nn.Linear):
+                inputs, outputs = module.in_features, module.out_features
+                bound = (6 / (inputs + outputs)) ** 0.5
+                assert 0.97 * bound < module.weight.abs().max() <= bound and not module.bias.any()
+    # Angles of a learned view are close to zero at first, whatever the streams begin with.
+    assert model.view_adaptation.angles.weight.abs().max() < 0.01
+    with pytest.raises(ValueError, match="weight_init='zero' is unknown\nchoose from default, normal"):
+        build(weight_init="zero")
+
+
+def test_where_the_chain_joins_the_legs():
+    for legs, order in (("feet", KINECT_V2.chain), ("hips", KINECT_V2.chain_at_hips)):
+        assert tuple(build(spatial="chain", chain_legs=legs).spatial.order.tolist()) == order
+        assert tuple(build(chain_legs=legs).spatial.order.tolist()) == KINECT_V2.traversal
+    with pytest.raises(ValueError, match="chain_legs='hands' is unknown\nchoose from feet, hips"):
+        build(chain_legs="hands")
+
+
 @pytest.mark.parametrize("layout", [KINECT_V2, KINECT_V1, STAR], ids=lambda x: x.name)
 @pytest.mark.parametrize(
     "options", [{"bidirectional": False}, {}, GENERAL], ids=["one way", "", "general"]

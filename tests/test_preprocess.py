@@ -93,6 +93,60 @@ def test_a_random_crop_is_a_part_of_the_clip():
     assert numbers[:, 0].min() < 1 and numbers[:, -1].max() > 98
 
 
+def numbered(frames):
+    """A clip (frames, 3, 25, 1), each frame of which holds its number from 1."""
+    return np.arange(1, frames + 1, dtype=np.float32)[:, None, None, None] * np.ones((1, 3, 25, 1))
+
+
+def window_of(frames, count=1, **options):
+    """The numbers of the frames in windows of 20 frames of a clip -> (count, 20); 0: padding."""
+    clip = numbered(frames).astype(np.float32)
+    options = {"window_size": 20, "crop_resize": False, "front_padding": True} | options
+    return bodies_of(clip, count, **options, **RAW)[:, 0, :, 0]
+
+
+def test_front_padding_takes_the_first_frames_or_puts_zeros_before_them():
+    assert window_of(50)[0].tolist() == list(range(1, 21))
+    assert window_of(8)[0].tolist() == [0] * 12 + list(range(1, 9))
+    assert window_of(20)[0].tolist() == list(range(1, 21))
+
+
+def test_a_random_end_is_the_first_or_the_last_frames():
+    starts = window_of(50, 400, rand_end=True)[:, 0].tolist()
+    assert set(starts) == {1, 31} and 150 < starts.count(1) < 250
+    assert window_of(8, 3, rand_end=True).unique(dim=0).tolist() == window_of(8).tolist()
+
+
+def test_a_random_start_keeps_the_last_frames():
+    windows = window_of(50, 400, rand_start=0.3, rand_prob=0.5)
+    assert torch.equal(windows[:, 6:], window_of(50)[:, 6:].expand(400, 14))
+    zeros = (windows == 0).sum(1)
+    assert zeros.unique().tolist() == list(range(7)) and 0.5 < (zeros == 0).float().mean() < 0.65
+    # Padding of a short clip goes first.
+    assert torch.equal(window_of(8, 50, rand_start=0.5), window_of(8).expand(50, 20))
+
+
+def test_evaluation_with_front_padding_keeps_the_window():
+    options = {"window_size": 20, "crop_resize": False, "front_padding": True}
+    random = {"rand_end": True, "rand_start": 0.3, "rand_prob": 0.5, "rand_uniform": True}
+    preprocess = Preprocess(KINECT_V2, 3, **options, **random).eval()
+    assert preprocess == Preprocess(KINECT_V2, 3, **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda x: x.name)
+def test_part_centres_are_subtracted_in_each_frame(layout):
+    clip = np.random.default_rng(0).normal(size=(9, 3, len(layout.joints), 1)).astype(np.float32)
+    found = made([clip], layout, window_size=9, origin_transfer="part-centres", normalization=False)
+    expected = clip.copy()
+    for joints, centre in layout.part_centres:
+        expected[:, :, joints] -= clip[:, :, centre].mean(2, keepdims=True)
+    np.testing.assert_allclose(found.joints[0], expected[..., 0].swapaxes(0, 1), atol=1e-5)
+    # In the plane, too, and wherever the body stands.
+    flat = {"origin_transfer": "part-centres", "normalization": False, "window_size": 9}
+    moved = made([clip[:, :2] + np.float32(7)], layout, **flat)
+    torch.testing.assert_close(moved.joints, found.joints[:, :2], atol=1e-4, rtol=0)
+
+
 def test_random_move_does_not_depend_on_the_unit_of_the_data(clips):
     """Metres or millimetres, the clip is the same after normalisation, in which it moves by one mean
     bone length at most; sizes change by 10 % and angles by 0.17 at most."""
@@ -294,7 +348,10 @@ def test_truncated_tracks_are_those_of_clips_that_end_early(clips):
 # --- Options that are not allowed ---------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")
-FLAGS = ("crop_resize", "random_choose", "random_shift", "random_valid_choose", "random_move")
+FLAGS = (
+    "crop_resize", "front_padding", "random_choose", "random_shift", "random_valid_choose", "rand_end",
+    "random_move", "rand_uniform",
+)  # fmt: skip
 NUMBERS = {
     "window_size": [2.5, 50.0, NAN, [50]],
     "p_interval": [0, -0.5, 1.5, NAN, (0.9, 0.5), (0.2, 0.5, 1), (0.5, NAN), (0, 1), (0.5, True), ()],
@@ -303,6 +360,8 @@ NUMBERS = {
     "rand_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
     "rand_bone_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
     "rand_shear": [NAN, -0.5, INF, (0.1, 0.2)],
+    "rand_start": [NAN, -0.5, 1, (0.1, 0.2)],
+    "rand_prob": [NAN, -0.5, 1.5, (0.1, 0.2)],
     "rand_flip": [NAN, -0.5, 1.5, (0.1, 0.2)],
     "rand_swap_sides": [NAN, -0.5, 1.5, (0.1, 0.2)],
 }
@@ -314,6 +373,8 @@ ALLOWED = {
     "rand_scale": "from 0 to less than 1",
     "rand_bone_scale": "from 0 to less than 1",
     "rand_shear": "0 or more",
+    "rand_start": "from 0 to less than 1",
+    "rand_prob": "from 0 to 1",
     "rand_flip": "from 0 to 1",
     "rand_swap_sides": "from 0 to 1",
 }
@@ -357,6 +418,14 @@ NAMELESS = Layout("other", ("a", "b"), (-1, 0), {"all": (0, 1)})
         (KINECT_V2, 3, {"random_choose": True}, "set crop_resize=False"),
         (KINECT_V2, 3, {"random_shift": True}, "set crop_resize=False"),
         (KINECT_V2, 3, {"random_valid_choose": True}, "set crop_resize=False"),
+        (KINECT_V2, 3, {"front_padding": True}, "set crop_resize=False"),
+        (KINECT_V2, 3, {"rand_end": True}, "rand_end and rand_start need front_padding"),
+        (KINECT_V2, 3, {"rand_start": 0.1, "crop_resize": False}, "need front_padding.*\nset it"),
+        (
+            KINECT_V2, 3, {"front_padding": True, "crop_resize": False, "random_choose": True},
+            "exclude front_padding\nuse rand_end",
+        ),
+        (NAMELESS, 3, {"origin_transfer": "part-centres"}, "'part-centres' needs parts called"),
         (KINECT_V2, 2, {}, "'body' needs 3D joints; these have 2 coordinates\nchoose another one"),
         (NAMELESS, 3, {}, "'body' needs parts called left arm, .*; other has all\nchoose another one"),
         (NAMELESS, 3, RAW | {"rand_flip": 0.5}, "joints called 'left ...'"),

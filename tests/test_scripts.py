@@ -61,7 +61,9 @@ def trained(workplace):
 @pytest.fixture(scope="module")
 def second(workplace):
     """Another network, with other validation clips."""
-    train.run_command([*TINY, "--name", "second", "--seed", "1", "--spatial", "chain"])
+    train.run_command(
+        [*TINY, "--name", "second", "--seed", "1", "--split_seed", "1", "--spatial", "chain"]
+    )
     return workplace / "checkpoints" / "second"
 
 

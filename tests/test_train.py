@@ -44,13 +44,13 @@ def whole(data, tmp_path_factory):
 # --- Settings -----------------------------------------------------------------------------------------
 
 
-def test_the_default_is_the_published_run():
+def test_the_default_is_the_run_of_the_earlier_implementation():
     values = train.flat(train.Config())
     assert values["data"] == "NTU-RGB-D/xview"
     assert (values["spatial"], values["temporal"]) == ("traversal", "hierarchical")
     assert (values["batch_size"], values["learning_rate"], values["epochs"]) == (256, 0.001, 300)
     assert (values["milestones"], values["gamma"], values["window_size"]) == ((100, 160, 220), 0.5, 100)
-    assert train.make_config("paper") == train.make_config() == train.Config()
+    assert train.make_config("baseline") == train.make_config() == train.Config()
 
 
 def test_presets_name_fields_that_exist():
@@ -83,7 +83,8 @@ def test_make_config():
     with pytest.raises(ValueError, match=r"no such setting: network\n"):
         train.make_config(network={})
     with pytest.raises(
-        ValueError, match=r"preset='large' is unknown\nchoose from paper, small, full, live, demo"
+        ValueError,
+        match=r"preset='large' is unknown\nchoose from baseline, paper, small, full, live, demo",
     ):
         train.make_config("large")
 
@@ -150,6 +151,12 @@ def test_options():
         ({"num_layers": 1}, "num_layers"),
         ({"window_layers": 2}, "window_layers"),
         ({"causal": True, "view_adaptation": 3}, "view_adaptation"),
+        ({"causal": True, "resample": False}, "reads whole clips\nleave resample=False out"),
+        ({"random_start": 0.3}, "random_start need front_padding .*--no_resample"),
+        ({"chain_legs": "knees"}, "chain_legs='knees'.*\nchoose from feet, hips"),
+        ({"optimizer": "adam"}, "optimizer='adam'.*\nchoose from adamw, sgd"),
+        ({"momentum": 1.0}, "momentum=1.0 is not allowed\n.* less than 1"),
+        ({"transform_prob": 2.0}, "^transform_prob=2.0 is not allowed"),
         ({"causal": True, "window_size": 20, "spatial_window": 30}, "would read nothing"),
         ({"spatial": "tree"}, "spatial='tree'.*\nchoose from chain, traversal"),
         ({"pooling": "sum"}, "pooling='sum'.*\nchoose from max, mean, last"),
@@ -334,7 +341,8 @@ def test_settings_reach_the_optimizer_and_the_network(config, monkeypatch):
     assert checkpoint["model_args"]["network"] == asdict(config.network)
     assert checkpoint["model_args"]["extensions"] == asdict(config.extensions)
     assert checkpoint["preprocessing"] == {
-        "window_size": 16, "crop_resize": True, "origin_transfer": "body", "normalization": True,
+        "window_size": 16, "crop_resize": True, "front_padding": False, "origin_transfer": "body",
+        "normalization": True,
     }  # fmt: skip
     assert (
         checkpoint["augmentation"].keys()
@@ -345,10 +353,66 @@ def test_settings_reach_the_optimizer_and_the_network(config, monkeypatch):
 def test_a_causal_network_reads_consecutive_frames_and_is_tested_on_whole_clips(config):
     checkpoint = load(train.main(changed(config, epochs=1, causal=True, spatial_window=8)))
     assert checkpoint["preprocessing"] == {
-        "window_size": 0, "crop_resize": False, "origin_transfer": "body",
+        "window_size": 0, "crop_resize": False, "front_padding": False, "origin_transfer": "body",
         "normalization": "first-frame",
     }  # fmt: skip
     assert checkpoint["augmentation"]["random_choose"]
+
+
+PAPER = {name: value for name, value in train.PRESETS["paper"].items() if name != "milestones"}
+
+
+def test_the_paper_reads_first_or_last_frames_and_is_tested_on_the_first(config):
+    paper = changed(config, **PAPER | {"spatial_window": 4, "epochs": 1})
+    checkpoint = load(train.main(paper))
+    assert checkpoint["preprocessing"] == {
+        "window_size": 16, "crop_resize": False, "front_padding": True,
+        "origin_transfer": "part-centres", "normalization": False,
+    }  # fmt: skip
+    augmentation = checkpoint["augmentation"]
+    assert augmentation["rand_end"] and augmentation["rand_uniform"]
+    assert (augmentation["rand_start"], augmentation["rand_prob"]) == (0.3, 0.5)
+    group = checkpoint["optimizer"]["param_groups"][0]
+    assert (group["momentum"], group["nesterov"], group["lr"]) == (0.9, True, 0.02)
+
+
+def test_resuming_the_paper_s_training_equals_no_interruption(config):
+    """The momentum of the optimizer is saved."""
+    paper = changed(config, **PAPER | {"spatial_window": 4})
+    whole = train.main(changed(paper, name="whole"))
+    with pytest.raises(engine.Interrupted):
+        train.main(paper, stop=StopAt(9))
+    assert_same_run(whole, train.main(paper, resume=True))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_is_nesterov_s(momentum):
+    """Against the update as its authors write it: w += -m v + (1 + m) v', v' = m v - lr g."""
+    weights = torch.nn.Linear(3, 2)
+    expected, velocity = weights.weight.detach().clone(), torch.zeros(2, 3)
+    optimization = train.OptimizationConfig(optimizer="sgd", momentum=momentum, learning_rate=0.02)
+    optimizer = train.make_optimizer(weights, optimization)
+    for step in range(4):
+        x = torch.arange(3.0) + step
+        optimizer.zero_grad()
+        weights(x).square().sum().backward()
+        before, velocity = velocity, momentum * velocity - 0.02 * weights.weight.grad
+        expected += (1 + momentum) * velocity - momentum * before
+        optimizer.step()
+        torch.testing.assert_close(weights.weight.detach(), expected)
+
+
+def test_the_split_has_a_seed_of_its_own(config):
+    def validation(**seeds):
+        return load(train.main(changed(config, epochs=1, **seeds), overwrite=True))["validation"]
+
+    splits = [validation(seed=seed) for seed in (0, 1, 2)]
+    assert splits[0] == splits[1] == splits[2]
+    assert any(validation(split_seed=seed) != splits[0] for seed in (1, 2, 3))
+    # A run of before had one seed for both.
+    old = asdict(changed(config, seed=5))
+    old.pop("split_seed")
+    assert train.config_from_dict(old).split_seed == 5
 
 
 def test_a_window_as_long_as_the_longest_training_clip(config):

@@ -86,6 +86,33 @@ def test_each_clip_draws_its_own_numbers_and_its_bodies_move_together(transform)
     assert not torch.allclose(one, three) and not torch.allclose(three, four)
 
 
+def test_one_factor_for_all_axes():
+    matrices = transforms.random_matrix(500, scale=0.2, generator=generator(), uniform_scale=True)
+    factors = matrices[:, 0, 0]
+    torch.testing.assert_close(matrices, factors[:, None, None] * torch.eye(3))
+    assert 0.8 <= factors.min() < 0.82 and 1.18 < factors.max() <= 1.2
+
+
+def test_a_share_of_the_clips_is_transformed():
+    amounts = {"rotate": (0.3, 0.3, 0.3), "scale": 0.1, "max_shear": 0.1}
+    matrices = transforms.random_matrix(1000, **amounts, generator=generator(), probability=0.3)
+    unchanged = (matrices == torch.eye(3)).all(2).all(1)
+    assert 0.65 < unchanged.float().mean() < 0.75
+    # The others are the same transforms as without a probability.
+    every = transforms.random_matrix(1000, **amounts, generator=generator())
+    assert torch.equal(matrices[~unchanged], every[~unchanged])
+
+
+def test_a_random_start_turns_the_first_frames_into_padding():
+    positions = torch.arange(100).expand(4000, 100)
+    changed = transforms.drop_start(positions, 0.3, 0.5, generator())
+    dropped = (changed == -1).sum(1)
+    assert torch.equal(changed, torch.where(positions < dropped[:, None], -1, positions))
+    assert dropped.unique().tolist() == list(range(31))
+    assert 0.46 < (dropped > 0).float().mean() < 0.51  # half of them, of which one in 31 drops none
+    assert abs(dropped[dropped > 0].float().mean() - 15.5) < 0.6
+
+
 def test_crop_takes_consecutive_frames_inside_the_clip():
     frames = torch.tensor([100, 100, 100, 40, 40, 60])
     crop_position = torch.tensor([0.0, 0.999999, 1.0, 0.3, 0.3, 1.0])

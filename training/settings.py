@@ -13,7 +13,7 @@ WHOLE_NUMBERS = {
     "epochs": 1, "batch_size": 1, "hidden_size": 1, "part_hidden_size": 1, "num_layers": 1,
     "spatial_window": 1, "spatial_stride": 0, "window_layers": 0, "view_adaptation": 0,
     "warmup_epochs": 0, "num_workers": 0, "validation_camera": 0, "seed": 0,
-    "window_size": 0,
+    "split_seed": 0, "window_size": 0,
 }  # fmt: skip
 # What is true of each other number, and the same in words. (Feeder checks those of augmentation.)
 SHARE = (lambda x: 0 <= x < 1, "a number from 0 to less than 1")
@@ -21,6 +21,7 @@ NOT_NEGATIVE = (lambda x: x >= 0, "a number from 0")
 POSITIVE = (lambda x: x > 0, "a number above 0")
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "dropout": SHARE, "input_dropout": SHARE, "label_smoothing": SHARE, "validation_ratio": SHARE,
+    "momentum": SHARE,
     "temporal_weight": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     "learning_rate": POSITIVE, "gamma": POSITIVE,
     "weight_decay": NOT_NEGATIVE, "max_grad_norm": NOT_NEGATIVE,
