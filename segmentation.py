@@ -15,6 +15,7 @@ long the stream is.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -65,7 +66,8 @@ class Event(NamedTuple):
     """The beginning or the end of an action.
 
     frame        when it happened, counted from 1 (estimated: it is noticed later)
-    name         the most probable class by then; at the end, of the whole action
+    name         the most probable class: at the beginning, when it is noticed (it may change); at the
+                 end, of the whole action
     probability  of this class among the actions
     """
 
@@ -143,6 +145,8 @@ class Segmenter:
         self.switch = Switch(self.settings)
         self.current: Recognizer | None = None  # reads the action that is going on
         self.begin = 0  # its first frame
+        # Of the action, in the latest frames: when its end is noticed, what came before counts.
+        self.recent: deque[np.ndarray] = deque(maxlen=self.settings.end_delay + 1)
         self.probabilities = np.zeros(len(self.classes), np.float32)
         self.probabilities[self.background] = 1
 
@@ -158,7 +162,7 @@ class Segmenter:
 
     def finish(self) -> list[Event]:
         """The end of the stream -> the end of the action that is going on, if any."""
-        events = self._end(self.frame) if self.current else []
+        events = self._end(self.frame, self.probabilities) if self.current else []
         self._restart()
         return events
 
@@ -168,7 +172,7 @@ class Segmenter:
         if not self.changed or (self.visible and self.changed < self.settings.patience):
             return []
         last = self.frame - self.changed
-        events = self._end(last) if self.current else []
+        events = self._end(last, self.probabilities) if self.current else []
         self.visible, self.changed, self.last_boundary = visible, 0, max(last, self.last_boundary)
         self._restart()
         return events
@@ -184,6 +188,7 @@ class Segmenter:
         self.read += bool(self.detectors[-1].bodies)
         if self.current:
             self.probabilities = self.current(joints)
+            self.recent.append(self.probabilities)
         elif self.detectors[0].bodies:
             self.probabilities = answers[0]
         if len(self.detectors) < 2:  # too few frames
@@ -192,20 +197,21 @@ class Segmenter:
         if on and not self.current:
             self.current = self.detectors[0].fork()
             self.begin = max(self.frame - settings.begin_delay, self.last_boundary + 1)
-            return [self._event("begin", self.begin)]
+            self.recent.clear()
+            self.recent.append(self.probabilities)
+            return [self._event("begin", self.begin, self.probabilities)]
         if self.current and not on:
-            return self._end(max(self.frame - settings.end_delay, self.begin))
+            return self._end(self.frame - settings.end_delay, self.recent[0])
         return []
 
-    def _end(self, frame: int) -> list[Event]:
+    def _end(self, frame: int, probabilities: np.ndarray) -> list[Event]:
         """The action that is going on has ended."""
-        frame = max(frame, self.begin)
-        self.current, self.last_boundary = None, frame
-        return [self._event("end", frame)]
+        self.current, self.last_boundary = None, max(frame, self.begin)
+        return [self._event("end", self.last_boundary, probabilities)]
 
-    def _event(self, kind: Literal["begin", "end"], frame: int) -> Event:
+    def _event(self, kind: Literal["begin", "end"], frame: int, probabilities: np.ndarray) -> Event:
         """With the most probable action."""
-        actions = self.probabilities.copy()
+        actions = probabilities.copy()
         actions[self.background] = 0
         label = int(actions.argmax())
         total = float(actions.sum())

@@ -54,9 +54,9 @@ STEP = 4  # frames from one sliding window to the next
 WINDOWS = (24, 48)  # frames
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98)
 MEMORIES = (8, 12, 16, 24)
-SMOOTHINGS = (0.1, 0.2, 0.3, 0.5, 1.0)
-BEGIN_ABOVE = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-END_BELOW = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+SMOOTHINGS = (0.1, 0.2, 0.3, 0.5)
+BEGIN_ABOVE = (0.5, 0.6, 0.7, 0.8, 0.9)
+END_BELOW = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 BATCH_SIZE = 64  # windows
 VALIDATION_SEED, TEST_SEEDS = 100, (0, 1, 2)
 
@@ -191,10 +191,12 @@ def segmenter_segments(
     for noticed, until in switched(probabilities, settings):
         # The older recognizer, from which a third one went on, has read 1 to 2 memories.
         start = ((noticed - 1) // memory - 1) * memory
-        read = prefix_probabilities(recognizer, stream.frames[None, start:until])[0, -1].copy()
+        end = until - (settings.end_delay if until <= len(stream.frames) else 1)
+        window = stream.frames[None, start : max(end, noticed)]
+        read = prefix_probabilities(recognizer, window)[0, -1].copy()
         read[recognizer.classes.index(BACKGROUND)] = 0
         begin = max(noticed - settings.begin_delay, last + 1)
-        last = max(until - settings.end_delay * (until < len(stream.frames)), begin)
+        last = max(end, begin)
         segments.append(Segment(begin, last, recognizer.classes[read.argmax()], noticed))
     return segments
 
@@ -211,8 +213,9 @@ def action_probabilities(recognizer: Recognizer, stream: Stream, memory: int) ->
 
 
 def switched(probabilities: Sequence[float], settings: SegmentSettings) -> list[tuple[int, int]]:
-    """Frames, counted from 1, in which a Segmenter would notice the beginning and the end of an action.
-    Before `memory` frames are read, it notices nothing."""
+    """Frames, counted from 1, in which a Segmenter would notice the beginning and the end of an action;
+    one after the last frame for the end of an action that goes on. Before `memory` frames are read, it
+    notices nothing."""
     switch, segments, begin = Switch(settings), [], 0
     for number, probability in enumerate(probabilities[settings.memory :], settings.memory + 1):
         on = switch(probability)
@@ -221,7 +224,7 @@ def switched(probabilities: Sequence[float], settings: SegmentSettings) -> list[
         elif begin and not on:
             segments.append((begin, number))
             begin = 0
-    return segments + [(begin, len(probabilities))] * bool(begin)
+    return segments + [(begin, len(probabilities) + 1)] * bool(begin)
 
 
 # --- Scores -------------------------------------------------------------------------------------------
@@ -396,8 +399,9 @@ def choose(paths: Sequence[Path], seed: int) -> tuple[dict[str, Method], dict[st
 
 def run_test(
     methods: dict[str, Method], paths: Sequence[Path], seeds: Sequence[int]
-) -> dict[str, list[dict[str, Any]]]:
-    """Scores of the chosen settings with other networks on streams of the test clips, one per seed."""
+) -> tuple[dict[str, list[dict[str, Any]]], list[float]]:
+    """Scores of the chosen settings with other networks on streams of the test clips, one per seed; and
+    the networks' accuracy on these clips."""
     clips = read_clips(load_checkpoint(paths[0])["config"]["data"], "val")
     with_background, without = (Recognizer.load(path) for path in paths)
     scores: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
@@ -409,7 +413,17 @@ def run_test(
             method = method._replace(recognizer=recognizer)
             scores[name].append(score([(method.find(stream), stream) for stream in streams]))
             report(f"seed {seed}, {name}", scores[name][-1])
-    return scores
+    return scores, [clip_accuracy(recognizer, clips) for recognizer in (with_background, without)]
+
+
+def clip_accuracy(recognizer: Recognizer, groups: Sequence[Sequence[tuple[str, np.ndarray]]]) -> float:
+    """Share of the clips of actions whose class is right, of a whole clip each; background is wrong."""
+    right = []
+    for name, clip in (pair for group in groups for pair in group):
+        frames = clip[None, ..., 0].swapaxes(2, 3)  # (1, T, V, C)
+        label = prefix_probabilities(recognizer, frames)[0, -1].argmax()
+        right.append(recognizer.classes[label] == name)
+    return float(np.mean(right))
 
 
 def report(name: str, scores: dict[str, Any]) -> None:
@@ -443,8 +457,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "validation": validation,
     }
     if arguments.test:
-        record |= {"seeds": list(arguments.seeds)}
-        record |= {"test": run_test(methods, arguments.test, arguments.seeds)}
+        scores, accuracies = run_test(methods, arguments.test, arguments.seeds)
+        record |= {"seeds": list(arguments.seeds), "test": scores, "clip_accuracy": accuracies}
     for name in ("validation", "test"):
         paths = getattr(arguments, name) or ()
         record[f"{name}_networks"] = [load_checkpoint(path)["config"] for path in paths]
