@@ -9,6 +9,7 @@
     python convert_data.py --dataset utd-mhad --data_path Skeleton     # UTD-MHAD
     python convert_data.py --dataset sbu --data_path SBU-raw           # SBU Kinect Interaction
     python convert_data.py --data_path my-recordings                   # custom, with a clips.csv
+    python convert_data.py --dataset nw-ucla --background              # with a class of pauses
 
 Every clip is read once. Each benchmark of the data set becomes a subfolder of the output folder (xsub:
 the subjects in the test are not those in training; xview: the camera is another one; xset: the setups
@@ -30,6 +31,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from skeletons.background import BACKGROUND, with_background
 from skeletons.clip import MAX_BODIES, DroppedTrack, InvalidClip
 from skeletons.clip_stream import ClipStream, Failure
 from skeletons.custom import decode_text
@@ -41,7 +43,9 @@ from skeletons.version import git_commit
 
 MISSING_LIST = Path(__file__).parent / "lists" / "ntu_missing.txt"
 WARN_SKIPPED_ABOVE = 0.01  # a larger fraction of skipped clips is printed as a warning
-PROVENANCE = ("dataset", "data_path", "ignored_sample_path", "bodies", "padded", "strict")
+PROVENANCE = (
+    "dataset", "data_path", "ignored_sample_path", "bodies", "background", "padded", "strict"
+)  # fmt: skip
 COLUMNS = (("file", "where", "reason"), ("clip", *DroppedTrack._fields))  # of TABLES
 REMEDY = "repair these, or download or save them again, and convert again; or leave them out"
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
@@ -88,6 +92,7 @@ def convert(
         if failures or stream.official_counts:  # (else the author of the data left clips out)
             check_replaced(stream, writers)
         skipped = [(failure.file, failure.where, failure.reason) for failure in failures]
+        background = stream.classes.index(BACKGROUND) if BACKGROUND in stream.classes else -1
         for benchmark, writer in writers.items():
             meta = {
                 "dataset": stream.title,
@@ -98,6 +103,9 @@ def convert(
                 "excluded": excluded,
                 "ignored": len(stream.ignored),
                 "skipped": len(failures),
+                "background": {
+                    split: part.labels.count(background) for split, part in writer.splits.items()
+                },
                 "arguments": arguments,
                 "version": git_commit(),
             }
@@ -187,8 +195,8 @@ def compare_with_official(stream: ClipStream, metas: dict[str, dict[str, Any]]) 
     sentences = []
     for benchmark, official in stream.official_counts.items():
         if benchmark in metas:
-            clips = metas[benchmark]["clips"]
-            counts = (clips["train"], clips["val"])
+            clips, background = metas[benchmark]["clips"], metas[benchmark]["background"]
+            counts = tuple(clips[split] - background[split] for split in SPLITS)
             if counts != tuple(official):
                 sentences.append(
                     f"{benchmark}: {counts[0]:,} of {official[0]:,} training clips and "
@@ -247,6 +255,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                              "the clip, drop spurious detections, keep the two that move most, always "
                              "including the longest track (default); sensor-order: keep the first two "
                              "of each frame")  # fmt: skip
+    parser.add_argument("--background", action="store_true",
+                        help=f"add a class {BACKGROUND}: synthetic pauses, each from the end of a clip "
+                             "to the beginning of another one of the same subject, camera and split; "
+                             "for live recognition")  # fmt: skip
     parser.add_argument("--encoding", default="", metavar="NAME",
                         help="encoding of clips.csv, such as cp1252 or gbk (default: UTF-8, or UTF-16 "
                              "where the file shows it)")  # fmt: skip
@@ -271,6 +283,7 @@ def run(options: argparse.Namespace) -> None:
             f"'{other_lines[0][:40]}'\ngive names like {dataset.name_form[1]}, or an empty file"
         )
     stream = open_input(paths, options.dataset, ignored, options.bodies, options.jobs, options.encoding)
+    stream = with_background(stream) if options.background else stream
     out_folder = Path(options.out_folder or stream.out_folder)
     arguments = {name: getattr(options, name) for name in PROVENANCE}
     known = (name for name, spec in DATASETS.items() if spec.title == stream.title)

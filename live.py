@@ -1,6 +1,6 @@
 """`Recognizer`: class probabilities after every frame (predict.py reads frames, plot.py draws).
 
-Each frame costs the same.
+Each frame costs the same. All frames count as one clip; segmentation.py finds actions in a stream.
 
     recognizer = Recognizer.load("checkpoints/live/best.pt")  # a causal network: --preset live
     for joints in sensor:  # (V, C), or (M, V, C) for several bodies; in the axes of the sensor
@@ -13,6 +13,7 @@ that the same network gives for a clip of these n frames.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,14 @@ class Recognizer:
         self.bodies: dict[int, BodyState] = {}  # slot -> state of the body in it
         self.reference: tuple[Tensor, Tensor] | None = None  # from the first frame with a body
 
-    @torch.no_grad()
-    def __call__(self, joints: ArrayLike) -> np.ndarray:
-        """The next frame (V, C) or (M, V, C) -> class probabilities, float32 (classes,).
+    def fork(self) -> Recognizer:
+        """Another one with the same network that has read the same frames."""
+        other = copy.copy(self)
+        other.bodies = copy.deepcopy(self.bodies)
+        return other
 
-        A body keeps its slot. An absent body is zero or NaN. A joint that was not detected is NaN or
-        zero (but for the joint, if any, that is the origin of the coordinates), and keeps its last
-        position. A body exists from the first frame in which all its joints are detected. Without any
-        body so far, all classes are equally probable.
-
-        Raises ValueError for a frame of another shape, or with a coordinate that no file may have (see
-        MAX_COORDINATE): the frame is not read, and the next one can be.
-        """
+    def check_frame(self, joints: ArrayLike) -> Tensor:
+        """A frame (V, C) or (M, V, C) -> float32 (M, V, C). Raises ValueError as `__call__` does."""
         joints = torch.as_tensor(np.array(joints, np.float32))
         joints = joints[None] if joints.dim() == 2 else joints
         expected = (self.model.num_joints, self.model.channels)
@@ -99,7 +96,21 @@ class Recognizer:
             raise ValueError(
                 f"invalid coordinate {invalid[0]:g}, not a finite number below {MAX_COORDINATE:,.0f}"
             )
-        for slot, body in enumerate(joints.mT):  # (C, V)
+        return joints
+
+    @torch.no_grad()
+    def __call__(self, joints: ArrayLike) -> np.ndarray:
+        """The next frame (V, C) or (M, V, C) -> class probabilities, float32 (classes,).
+
+        A body keeps its slot. An absent body is zero or NaN. A joint that was not detected is NaN or
+        zero (but for the joint, if any, that is the origin of the coordinates), and keeps its last
+        position. A body exists from the first frame in which all its joints are detected. Without any
+        body so far, all classes are equally probable.
+
+        Raises ValueError for a frame of another shape, or with a coordinate that no file may have (see
+        MAX_COORDINATE): the frame is not read, and the next one can be.
+        """
+        for slot, body in enumerate(self.check_frame(joints).mT):  # (C, V)
             state = self.bodies.get(slot)
             detected = detected_joints(body, state.recorded if state else None)  # (V,)
             visible = visible_frames(torch.where(detected, body, 0)[None, :, None]).any()

@@ -8,7 +8,9 @@
 
 A FILE is anything that convert_data.py reads, a raw file under any name, or a .npy file of one clip,
 (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found. --live
-needs a causal network (train.py --preset live) and prints a prediction after every frame. Without FILE
+needs a causal network (train.py --preset live) and prints a prediction after every frame; or, if it has
+a class "background", where each action begins and ends: frame, seconds, the most probable class and its
+probability among the actions. Without FILE
 it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
 first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas or semicolons;
 nan or 0 for the coordinates of a joint that was not detected. An empty line is a frame without a body.
@@ -29,6 +31,8 @@ import numpy as np
 
 from live import Recognizer
 from pretrained import ActionRecognizer, rank_classes
+from segmentation import Event, Segmenter
+from skeletons.background import BACKGROUND
 from skeletons.clip import Clip
 from skeletons.clip_stream import Failure
 from skeletons.custom_arrays import ArrayFormat
@@ -53,7 +57,8 @@ def select_clips(
     missing = dict.fromkeys(wanted or ())
     form = ArrayFormat(recognizer.layout, recognizer.model.channels)
     # The data set whose formats are expected: the one with these classes.
-    named = (name for name, spec in DATASETS.items() if spec.classes == recognizer.classes)
+    classes = [name for name in recognizer.classes if name != BACKGROUND]
+    named = (name for name, spec in DATASETS.items() if spec.classes == classes)
     dataset_name = next(named, None)
     for path in paths:
         for number, clip in enumerate(read_clips(path, dataset_name, form=form)):
@@ -100,12 +105,13 @@ def read_numbers(line: str, joints: int, channels: int) -> np.ndarray:
 
 
 def print_stream(
-    recognizer: Recognizer,
+    recognizer: Recognizer | Segmenter,
     frames: Iterable[Any],
     fps: float = 0.0,
     read: Callable[[Any], np.ndarray] = np.asarray,
 ) -> int:
-    """Print the most probable class after each frame, at most `fps` frames per second (0: no limit).
+    """Print the most probable class after each frame, or what a Segmenter finds, at most `fps` frames
+    per second (0: no limit).
 
     read  called with each of `frames`, gives (V, C) or (M, V, C), or raises ValueError
     Returns how many frames were left out, each with a message, because they are invalid.
@@ -115,18 +121,30 @@ def print_stream(
         early = started + count / fps - time.perf_counter() if fps else 0
         time.sleep(max(early, 0))
         try:
-            probabilities = recognizer(read(frame))
+            answer = recognizer(read(frame))
         except ValueError as error:
             invalid += 1
             print(f"predict.py: line {count}: {error}; left out", file=sys.stderr, flush=True)
             continue
-        ((name, probability),) = rank_classes(probabilities, recognizer.classes, 1)
+        if isinstance(recognizer, Segmenter):
+            print_events(answer.events, fps or count / (time.perf_counter() - started))
+            continue
+        ((name, probability),) = rank_classes(answer, recognizer.classes, 1)
         text = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "no body so far"
         print(f"{count:6d}  {text}", flush=True)
     seconds = time.perf_counter() - started
     count -= invalid
+    if isinstance(recognizer, Segmenter):
+        print_events(recognizer.finish(), fps or count / seconds)
     print(f"{count} frames, {count / seconds:.0f} per second", file=sys.stderr)
     return invalid
+
+
+def print_events(events: Iterable[Event], fps: float) -> None:
+    """Print the beginnings and ends of actions."""
+    for event in events:
+        time_and_kind = f"{event.frame:6d}  {event.frame / fps:8.2f} s  {event.kind:5}"
+        print(f"{time_and_kind}  {100 * event.probability:5.1f} %  {event.name}", flush=True)
 
 
 def print_predictions(
@@ -160,9 +178,11 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     if not arguments.live:
         print_predictions(recognizer, clips, arguments.animate, arguments.fps)
         return
-    live = Recognizer.load(arguments.checkpoint)
+    live: Recognizer | Segmenter = Recognizer.load(arguments.checkpoint)
+    if BACKGROUND in live.classes:
+        live = Segmenter(live)
     if not arguments.files:
-        model = live.model
+        model = recognizer.model
         read = partial(parse_frame, joints=model.num_joints, channels=model.channels)
         with contextlib.suppress(AttributeError):  # (replaced by an object that is not a file)
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
@@ -198,7 +218,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="OUT.gif",
         help="draw the clips, at most five, and the prediction after each frame",
     )
-    parser.add_argument("--live", action="store_true", help="print a prediction after every frame")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="print a prediction after every frame, or where actions begin and end",
+    )
     parser.add_argument(
         "--fps",
         type=float,

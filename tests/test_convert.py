@@ -60,6 +60,20 @@ def test_a_complete_data_set_is_not_commented(raw, tmp_path, capsys, monkeypatch
     assert len(run(capsys, "--data_path", raw, "--out_folder", tmp_path / "out")) == 2
 
 
+def test_pauses_are_a_class_and_do_not_count_as_official_clips(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    lines = run(capsys, "--data_path", raw, "--out_folder", out, "--background")
+    assert re.fullmatch(r".*xsub: 3\d training clips, 1\d test clips, 61 classes", lines[0])
+    assert lines[2].startswith("xsub: 24 of 40,091 training clips and 12 of 16,487 test clips")
+    # What was converted can be converted again, and keeps the class.
+    lines = run(capsys, "--data_path", out, "--out_folder", tmp_path / "again", "--padded")
+    again, meta = (read_meta(folder / "xsub") for folder in (tmp_path / "again", out))
+    assert again["classes"][-1] == "background" and again["background"] == meta["background"]
+    assert meta["arguments"]["background"]
+    message = fail("--data_path", out, "--out_folder", tmp_path / "twice", "--background")
+    assert "has clips with the label background\nleave --background out" in message
+
+
 def test_the_summary_of_exclusions_and_failures(tmp_path, capsys):
     for name in (NAME, NAME.replace("P001", "P002"), "S018C001P001R001A061.skeleton"):
         (tmp_path / name).write_bytes(skeleton_text([[(1, standing())]] * 12))
@@ -92,7 +106,7 @@ def test_meta_says_how_the_data_was_made(raw, tmp_path, capsys):
     assert meta["bodies"] == "sensor-order" and meta["version"] == git_commit()
     assert meta["arguments"] == {
         "dataset": "ntu", "data_path": [str(raw)], "ignored_sample_path": str(tmp_path / "none.txt"),
-        "bodies": "sensor-order", "padded": False, "strict": False,
+        "bodies": "sensor-order", "background": False, "padded": False, "strict": False,
     }  # fmt: skip
     run(capsys, "--data_path", tmp_path / "out", "--out_folder", tmp_path / "again", "--padded")
     again = read_meta(tmp_path / "again/xsub")

@@ -27,7 +27,7 @@ import test as test_script
 import train
 from pretrained import ActionRecognizer
 from skeletons import readers
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.run import TEST_OUTPUTS
 
 ROOT = Path(train.__file__).parent
@@ -517,3 +517,13 @@ def test_predict_a_stream(trained, workplace, raw, capsys, monkeypatch):
         assert f"standard input: lines left out: {len(wrong)}" in printed.err
     message = failure(predict.main, "--live", "--checkpoint", trained / "best.pt")
     assert "causal" in message
+    # With a class background: where actions begin and end.
+    contents = load_checkpoint("checkpoints/live/best.pt")
+    contents["classes"][0] = "background"
+    save_checkpoint(Path("checkpoints/live/best.pt"), contents)
+    _, begin, end = lines(file, "--live", "--fps", 1000)
+    assert re.fullmatch(r" +\d+ +0\.\d\d s  begin +\d+\.\d %  .+", begin)
+    assert re.fullmatch(rf" +{len(text)} +0\.\d\d s  end  +\d+\.\d %  .+", end)
+    piped = lines("--live", stdin="\n".join([*text, *[""] * 20]))
+    assert [line.split()[0] for line in piped] == [line.split()[0] for line in (begin, end)]
+    assert lines("--live", stdin="\n\n") == []
