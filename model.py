@@ -16,8 +16,8 @@ Letters:
     S steps of an RNN        F features
 
 The terms are the paper's: temporal and spatial RNN, stacked and hierarchical, chain and traversal.
-Optional components beyond the paper are in extensions.py, off by default. README.md lists the other
-deviations.
+Optional components beyond the paper are in extensions.py, off by default. docs/paper.md lists the
+other deviations.
 """
 
 from collections.abc import Callable
