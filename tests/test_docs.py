@@ -22,14 +22,15 @@ import train
 from model import TwoStreamRNN
 from training import engine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "checkpoints/README.md",
     *ROOT.glob("docs/*.md"),
     *ROOT.glob("results/*.md"),
 ]
-PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(PAGES)}
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(PAGES)}
 LONGEST = {"README.md": 200, "results/README.md": 150}  # lines
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OTHER_LANGUAGES = {"csv", "json", "text", "bibtex"}
@@ -72,7 +73,8 @@ def spans(page):
 
 
 def lines_of(block):
-    return [line for line in block.splitlines() if line.split("#")[0].strip()]
+    lines = block.replace("\\\n", " ").splitlines()  # (a line may go on after a backslash)
+    return [line for line in lines if line.split("#")[0].strip()]
 
 
 def commands(page):
@@ -83,7 +85,7 @@ def commands(page):
         for line in lines_of(text)
     ]
     starts = ("python ", "pip ", "make ", "torchrun ", "source ")
-    return blocks + [span for span in spans(page) if span.startswith(starts) and "..." not in span]
+    return blocks + [span for span in spans(page) if span.startswith(starts)]
 
 
 def script_main(script):
@@ -321,7 +323,7 @@ def test_links_and_pictures_exist(page):
         found = (ROOT / page).parent / path if path else ROOT / page
         assert found.exists(), f"{page}: {target}"
         if anchor:
-            other = str(found.resolve().relative_to(ROOT))
+            other = found.resolve().relative_to(ROOT).as_posix()
             assert anchor in anchors(other), f"{page}: {target}"
 
 
