@@ -304,8 +304,8 @@ def test_blocks_of_python_run(page, number, workplace, monkeypatch):
     monkeypatch.setattr(engine, "count_flops", lambda *_: 123_456)
     for name, value in {"epochs": 1, "hidden_size": 4, "part_hidden_size": 4}.items():
         monkeypatch.setitem(train.PRESETS["small"], name, value)
-    sensor = np.random.default_rng(0).normal(size=(20, 25, 3))
-    exec(compile(code, page, "exec"), {"__name__": "block", "sensor": sensor})
+    clip = np.random.default_rng(0).normal(size=(20, 25, 3))  # (T, V, C)
+    exec(compile(code, page, "exec"), {"__name__": "block", "clip": clip, "sensor": clip})
 
 
 # --- Links, pictures, lengths -------------------------------------------------------------------------
