@@ -63,7 +63,7 @@ from training.validation import validation_split
 # --- Settings -----------------------------------------------------------------------------------------
 # The network's settings are in model.py (NetworkConfig) and extensions.py (ExtensionConfig). The
 # default network follows the authors' released code. Optimizer, learning rate, epochs and batch size
-# are those of the repository that this one succeeds. docs/paper.md lists all deviations.
+# are those of the repository that this one succeeds. README.md lists all deviations from the paper.
 
 Schedule = Literal["multistep", "cosine"]
 
