@@ -14,7 +14,7 @@ endif
 RUN := $(BIN)/python
 DEMO_RUN := checkpoints/demo
 
-.PHONY: demo test gpu lint figures clean
+.PHONY: demo test gpu lint figures figures_real clean
 
 demo: .venv/running
 	rm -rf demo
@@ -35,18 +35,30 @@ lint: .venv/testing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The pictures of README.md and docs/. Those of data and results show the demo.
+# The pictures of the pages. Those of data and results show the demo.
 figures: demo
 	$(RUN) plot.py skeletons demo/xview --out github/skeletons.png
 	$(RUN) plot.py curves $(DEMO_RUN) --out github/curves.png
 	cp $(DEMO_RUN)/best_confusion.png github/confusion.png
 	cp $(DEMO_RUN)/best_report.png github/report.png
 	$(RUN) predict.py demo/xview --checkpoint $(DEMO_RUN)/best.pt --animate github/animation.gif --clip \
-		S002C001P003R001A023 S002C001P005R001A059 S002C001P002R001A024
+		S002C001P002R001A008 S002C001P004R001A023 S002C001P005R001A059
 	$(RUN) docs/diagrams.py
-	$(RUN) plot.py early_recognition results/early_recognition/nw-full.json \
-		results/early_recognition/nw-live.json --out github/early_recognition.png
+	$(RUN) plot.py early_recognition results/early_recognition/NW-UCLA-xview-full.json \
+		results/early_recognition/NW-UCLA-xview-live.json --out github/early_recognition.png
 	$(RUN) benchmarks/tables.py
+
+# The confusion matrices of real data, from runs of `full` that docs/reproduction.md describes: seed 0 on
+# Northwestern-UCLA, and all folds of SBU.
+NW_RUN := checkpoints/combinations-NW-UCLA-xview-full-stacked-chain-0
+SBU_RUNS := $(addprefix checkpoints/sbu-full-0/,fold1 fold2 fold3 fold4 fold5)
+
+figures_real: .venv/running
+	$(foreach run,$(NW_RUN) $(SBU_RUNS),$(RUN) test.py $(run)/last.pt && ) true
+	$(RUN) plot.py confusion $(NW_RUN)/last_predictions.csv --title "full on NW-UCLA, cross view" \
+		--out github/confusion_nw-ucla.png
+	$(RUN) plot.py confusion $(addsuffix /last_predictions.csv,$(SBU_RUNS)) --title "full on SBU, five folds" \
+		--out github/confusion_sbu.png
 
 # Each environment is made again when its list of requirements changes.
 .venv/running: requirements.txt

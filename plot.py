@@ -3,12 +3,14 @@
     python plot.py curves checkpoints/a checkpoints/b        # accuracy and loss over the epochs
     python plot.py skeletons NTU-RGB-D/xview                 # stills of clips of several classes
     python plot.py early_recognition checkpoints/a/best_test.json ...   # accuracy by observation ratio
+    python plot.py confusion checkpoints/a/fold*/last_predictions.csv   # confusion matrix of all folds
 
 `--out picture.png` names the output. test.py draws the confusion matrix and the report of a test,
-predict.py --animate the animation of a clip, and docs/diagrams.py the diagrams of README.md.
+predict.py --animate the animation of a clip, and docs/diagrams.py the diagrams of the pages.
 """
 
 import argparse
+import csv
 import io
 import json
 import sys
@@ -33,6 +35,9 @@ if TYPE_CHECKING:  # matplotlib takes seconds to import, so it is imported where
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 INK = "#333333"
 BOXES: set[int] = set()  # characters that no font has, of which the user has been warned
+OPENING_SECONDS = 2.0  # of an animation, with this text
+OPENING = ("Left: the skeleton of a clip.\nRight: the network's answer after each frame,\n"
+           "as probabilities of the classes;\norange is the most probable one.")  # fmt: skip
 LAST_RESORT = "Last Resort High-Efficiency"  # matplotlib's font of boxes for characters that it lacks
 
 
@@ -221,6 +226,31 @@ def confusion(matrix: ArrayLike, names: Sequence[str], path: str | Path, title: 
     save(figure, path)
 
 
+def confusion_of_files(files: Sequence[str | Path], path: str | Path, title: str = "") -> None:
+    """The confusion matrix of the clips in one or several ..._predictions.csv of test.py, such as those
+    of the folds of a cross-validation. Classes are in the order in which clips of them come up."""
+    pairs = [pair for file in files for pair in read_predictions(file)]
+    columns = zip(*pairs, strict=True)
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    matrix = np.zeros((len(names), len(names)), int)
+    for true, predicted in pairs:
+        matrix[names.index(true), names.index(predicted)] += 1
+    correct = f"{100 * matrix.trace() / len(pairs):.1f} % of {len(pairs)} clips"
+    confusion(matrix, names, path, f"{title}: {correct}" if title else correct)
+
+
+def read_predictions(file: str | Path) -> list[tuple[str, str]]:
+    """The (class, predicted class) of each clip in a ..._predictions.csv of test.py."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            pairs = [(row["class"], row["predicted"]) for row in csv.DictReader(lines)]
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        pairs = []
+    if not pairs:
+        raise ValueError(f"{file} has no predictions\ngive a ..._predictions.csv of test.py")
+    return pairs
+
+
 def report(record: dict, path: str | Path, title: str = "") -> None:
     """From a record of test.py: accuracy over the fusion weight, and over the observation ratio if the
     record has it (`test.py --early_recognition`)."""
@@ -260,7 +290,8 @@ def draw_early_recognition(axis: "Axes", early: dict, stream: str, color: str, l
 
 
 def early_recognition(files: Sequence[str | Path], path: str | Path) -> None:
-    """Accuracy over the observation ratio, from records of `test.py --early_recognition`."""
+    """Accuracy over the observation ratio, from records of `test.py --early_recognition`. A line is
+    called as the record's label, if it has one, or as the folder of the run."""
     records = []
     for file in files:
         try:
@@ -271,8 +302,8 @@ def early_recognition(files: Sequence[str | Path], path: str | Path) -> None:
                 f"{file} has no early recognition results\n"
                 "give a ..._test.json of test.py --early_recognition"
             ) from None
-        label = " + ".join(Path(name).parent.name for name in record["checkpoint"].split())
-        records.append((early, label))
+        runs = " + ".join(Path(name).parent.name for name in record["checkpoint"].split())
+        records.append((early, record.get("label", runs)))
     figure = new_figure([record["data"], *(label for _, label in records)], figsize=(6, 3.8))
     axis = figure.subplots()
     for (early, label), color in zip(records, COLORS * len(files), strict=False):
@@ -376,7 +407,8 @@ def animate(
     path: str | Path,
     fps: float = 30.0,
 ) -> None:
-    """Clips moving in 3D (or 2D), one after the other, next to the prediction so far, as a GIF.
+    """Clips moving in 3D (or 2D), one after the other, next to the prediction so far, as a GIF. It
+    begins with the first clip standing still next to a text that says what is shown.
 
     clips  [(name, data (T, C, V, M), frames (K,), probabilities (K, classes))]: after so many frames
            of the clip the network gave these probabilities; one picture each
@@ -390,20 +422,30 @@ def animate(
     scene = figure.add_subplot(grid[0], projection=None if flat else "3d")
     bars = figure.add_subplot(grid[1])
     pictures = [(clip, step) for clip in clips for step in range(len(clip[2]))]
+    rate = max(1, round((fps or 30) * len(pictures) / sum(len(data) for _, data, *_ in clips)))
+    opening = round(OPENING_SECONDS * rate)  # pictures
 
     def draw(number: int) -> None:
-        (name, data, frames, probabilities), step = pictures[number]
+        (name, data, frames, probabilities), step = pictures[max(0, number - opening)]
         scene.clear()
         draw_scene(scene, data, frames[step], step / len(frames), layout)
         title = f"{drawable(name)}, frame {frames[step]} of {len(data)}"
         scene.set_title(title, fontsize=9, color=INK)
-        draw_bars(bars, probabilities, step, classes)
+        bars.clear()
+        bars.spines["bottom"].set_visible(number >= opening)
+        if number < opening:
+            bars.text(0, 0.5, OPENING, va="center", fontsize=10, color=INK, linespacing=1.7)
+            bars.set(xticks=[], yticks=[])
+        else:
+            draw_bars(bars, probabilities, step, classes)
 
-    animation = FuncAnimation(figure, draw, len(pictures))
-    rate = (fps or 30) * len(pictures) / sum(len(data) for _, data, *_ in clips)
+    draw(opening)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the same layout in all pictures
+    animation = FuncAnimation(figure, draw, opening + len(pictures))
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "animation.gif")
-        animation.save(whole, writer=PillowWriter(fps=max(1, round(rate))), dpi=80)
+        animation.save(whole, writer=PillowWriter(fps=rate), dpi=80)
         content = whole.read_bytes()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_partial(path, content).replace(path)
@@ -435,7 +477,6 @@ def draw_bars(
     """Probabilities of the classes that are the most probable at some time of the clip."""
     drawn = np.argsort(-probabilities.max(0), kind="stable")[:limit][::-1]
     predicted = probabilities[step].argmax()
-    axis.clear()
     colors = [COLORS[4] if label == predicted else COLORS[5] for label in drawn]
     axis.barh(range(len(drawn)), 100 * probabilities[step][drawn], color=colors)
     for row, label in enumerate(drawn):
@@ -446,10 +487,12 @@ def draw_bars(
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
-PICTURES: dict[str, Callable[[list[str], str], None]] = {
-    "curves": curves,
-    "skeletons": lambda inputs, out: skeletons(inputs[0], out),
-    "early_recognition": early_recognition,
+# Of inputs, output and title.
+PICTURES: dict[str, Callable[[list[str], str, str], None]] = {
+    "curves": lambda inputs, out, _: curves(inputs, out),
+    "skeletons": lambda inputs, out, _: skeletons(inputs[0], out),
+    "early_recognition": lambda inputs, out, _: early_recognition(inputs, out),
+    "confusion": confusion_of_files,
 }
 
 
@@ -458,15 +501,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("picture", choices=PICTURES, help="kind of picture")
-    inputs = "folders of runs (curves), a data folder (skeletons), ..._test.json (early_recognition)"
+    inputs = ("folders of runs (curves), a data folder (skeletons), ..._test.json (early_recognition), "
+              "..._predictions.csv (confusion)")  # fmt: skip
     parser.add_argument("inputs", nargs="+", help=inputs)
     parser.add_argument("--out", help="output file (default: <picture>.png)")
+    parser.add_argument("--title", default="", help="confusion: what is shown")
     make_console_safe()
     arguments = parser.parse_args(argv)
     out = arguments.out or f"{arguments.picture}.png"
     try:
         check_output(out, "--out names another file")
-        PICTURES[arguments.picture](arguments.inputs, out)
+        PICTURES[arguments.picture](arguments.inputs, out, arguments.title)
     except (ValueError, OSError) as error:
         raise SystemExit(f"plot.py: {explain(error)}") from error
     print(out)

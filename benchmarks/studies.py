@@ -1,4 +1,4 @@
-"""Series of training runs; their records are what the tables of README.md and results/README.md show.
+"""Series of training runs; their records are what the tables of the pages show.
 
     python benchmarks/studies.py combinations --data NW-UCLA/xview --presets small full --seeds 0 1 2
     python benchmarks/studies.py ablation --data NW-UCLA/xview --validation_camera 2 --seeds 0 1

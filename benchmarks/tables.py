@@ -1,5 +1,5 @@
-"""Fill in the result tables of README.md and results/README.md from the records in results/, and that
-of checkpoints/README.md from the records of the released networks.
+"""Fill in the tables of results in the pages (README.md, docs/, results/) from the records in results/,
+and that of checkpoints/README.md from the records of the released networks.
 
     python benchmarks/tables.py
     python benchmarks/tables.py checkpoints/*/*_test.json    # print the tables, with these records too
@@ -8,8 +8,15 @@ A record is what test.py writes. Runs that differ only in seed, commit and machi
 and standard deviation of their accuracies, medians of what they cost. A row is named by its label in a
 study (studies.py), or else by the preset of train.py that it differs least from, and the difference.
 Tables stand between <!-- results: DATA --> and <!-- end -->, where DATA is the folder of the benchmark.
-Such a table has the unchanged presets of train.py; one with "DATA, all" has every row. A benchmark
-without records is marked as not run. github/cost.png shows accuracy against cost.
+Such a table has the unchanged presets of train.py; one with "DATA, all" has every row, "DATA, only
+TEXT" those whose label contains the text, and "DATA, not TEXT" the others. A benchmark without records
+is marked as not run. These tables are of another kind:
+
+summary    one row per preset and published method, one column per benchmark
+speed      of speed-cpu.json, made by benchmarks/speed.py
+streaming  of streaming.json, made by benchmarks/streaming.py
+
+github/cost.png shows accuracy against cost.
 """
 
 import argparse
@@ -18,6 +25,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,13 +40,21 @@ COLUMNS = ("Preset", "Architecture", "Temporal stream", "Spatial stream", "Two-s
            "Parameters", "GFLOPs per clip", "CPU training time", "Throughput")  # fmt: skip
 COSTS = (("flops", "", 1e9), ("training_seconds", " min", 60), ("clips_per_second", " clips/s", 1))
 NOT_RUN = "Not run.\n"
+# Benchmarks of the summary, and how a reader would call them.
+BENCHMARKS = {
+    "NW-UCLA/xview": "NW-UCLA, cross view",
+    "UTD-MHAD/xsub": "UTD-MHAD, cross subject",
+    "SBU": "SBU, five folds",
+}
+SUMMARY_ARCHITECTURE = ("stacked", "chain")  # of all its rows: nothing is chosen by test results
 ZOO_COLUMNS = ("Name", "Data", "Preset", "Streams", "Seed", "Test accuracy", "Mean ± std of n runs",
                "Parameters", "File", "GFLOPs per clip", "Throughput")  # fmt: skip
 ZOO_START, ZOO_END = "<!-- released -->\n", "<!-- end -->"
 # Fields of the configuration that do not distinguish two rows.
 IGNORED = {"data", "name", "seed", "device", "precision", "num_workers", "mmap", "tensorboard",
-           "validation_ratio", "validation_camera", "temporal", "spatial"}  # fmt: skip
+           "validation_ratio", "validation_camera", "split_seed", "temporal", "spatial"}  # fmt: skip
 
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("results/*.md"))]
 Records = dict[str, list[dict]]  # benchmark -> records of test.py
 
 
@@ -51,13 +67,43 @@ def flatten(config: dict) -> dict:
 
 
 def read_records(paths: Iterable[str | Path]) -> Records:
-    """Records of test.py by benchmark; other JSON files are skipped."""
+    """Records of test.py by benchmark, and of cross_validate.py by data set; other JSON files are
+    skipped."""
     records: Records = {}
     for path in sorted({Path(path).resolve() for path in paths}):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if {"results", "config", "data"} <= set(record):
-            records.setdefault("/".join(Path(record["data"]).parts[-2:]), []).append(record)
+        if {"results", "config"} <= set(record):
+            folds = "folds" in record
+            data = Path(record["config"]["data"] if folds else record["data"])
+            records.setdefault("/".join(data.parts[-1 if folds else -2 :]), []).append(record)
     return records
+
+
+def accuracy(record: dict, stream: str) -> float:
+    """In %; of a cross-validation, the mean over its folds."""
+    if "folds" in record:
+        return 100 * record["mean"][stream]
+    return 100 * record["results"][stream]["accuracy"]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    text = f"{statistics.mean(values):.1f}"
+    return f"{text} ± {statistics.stdev(values):.1f}" if len(values) > 1 else text
+
+
+def median_cost(runs: Iterable[dict], field: str, unit: str, size: float) -> str:
+    """The median of one of COSTS, "" where no record has it."""
+    known = [run[field] for run in runs if run.get(field)]
+    value = statistics.median(known) / size if known else 0
+    text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{text}{unit}" if known else ""
+
+
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+    """A table; columns with nothing below their head are left out."""
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    rows = ["| " + " | ".join(cells) + " |\n" for cells in zip(*columns, strict=True)]
+    return rows[0] + f"|{' --- |' * len(columns)}\n" + "".join(rows[1:])
 
 
 def row_key(record: dict) -> tuple:
@@ -104,26 +150,94 @@ def table(records: list[dict]) -> str:
         runs = list(row.values())
         cells = [label, architecture(temporal, spatial)]
         for stream in ("temporal", "spatial", "fused"):
-            values = [100 * run["results"][stream]["accuracy"] for run in runs]
-            cell = f"{statistics.mean(values):.1f}"
-            if len(values) > 1:
-                cell += f" ± {statistics.stdev(values):.1f}"
+            cell = mean_and_deviation([accuracy(run, stream) for run in runs])
             cells.append(f"**{cell}**" if stream == "fused" else cell)
-        cells += [str(len(runs)), f"{runs[0]['parameters'] / 1e6:.2f} M"]
-        for field, unit, size in COSTS:
-            known = [run[field] for run in runs if run.get(field)]
-            value = statistics.median(known) / size if known else 0
-            text = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-            cells.append(f"{text}{unit}" if known else "")
-        lines.append(cells)
-    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
-    lines = ["| " + " | ".join(cells) + " |\n" for cells in zip(*columns, strict=True)]
-    return lines[0] + f"|{' --- |' * len(columns)}\n" + "".join(lines[1:])
+        cells += [str(len(runs)), parameters(runs)]
+        lines.append(cells + [median_cost(runs, *cost) for cost in COSTS])
+    return markdown(lines)
+
+
+def parameters(runs: Iterable[dict]) -> str:
+    known = [run["parameters"] for run in runs if "parameters" in run]
+    return f"{known[0] / 1e6:.2f} M" if known else ""
+
+
+def summary(records: Records, published: dict[str, dict[str, float]]) -> str:
+    """A Markdown table of the unchanged presets, all of one architecture: mean ± standard deviation of
+    the fusion (number of runs), beside published figures {method: {benchmark: accuracy in %}}."""
+    order = TEMPORAL.index(SUMMARY_ARCHITECTURE[0]), SPATIAL.index(SUMMARY_ARCHITECTURE[1])
+    runs: dict[str, dict[str, dict]] = {preset: {} for preset in train.PRESETS}
+    for data in BENCHMARKS:
+        for record in filter(is_preset, records.get(data, [])):
+            _, label, _, *streams = row_key(record)
+            if tuple(streams) == order:
+                runs[label].setdefault(data, {})[run_key(record)] = record
+    lines = [("Setting", *BENCHMARKS.values(), "Parameters", "Training, one CPU thread")]
+    for preset, by_data in runs.items():
+        if not by_data:
+            continue
+        cells = []
+        for data in BENCHMARKS:
+            values = [accuracy(run, "fused") for run in by_data.get(data, {}).values()]
+            cells.append(f"**{mean_and_deviation(values)}** ({len(values)})" if values else "")
+        first = list(next(iter(by_data.values())).values())
+        lines.append((f"`{preset}`", *cells, parameters(first), median_cost(first, *COSTS[1])))
+    for method, figures in published.items():
+        cells = [f"{figures[data]:.1f}" if data in figures else "" for data in BENCHMARKS]
+        if any(cells):
+            lines.append((method, *cells, "", ""))
+    return markdown(lines)
+
+
+# --- Speed --------------------------------------------------------------------------------------------
+
+
+def with_range(measured: dict) -> str:
+    """Median (range)."""
+    return f"{measured['median']:.3g} ({measured['from']:.3g}-{measured['to']:.3g})"
+
+
+def speed(record: dict) -> str:
+    """A Markdown table of a record of benchmarks/speed.py."""
+    lines = [("", "Training, baseline", "Training, float32", "Ratio", "Roofline", "Inference, baseline",
+              "Inference, float32", "bfloat16", "One clip: median, 99th percentile")]  # fmt: skip
+    for name, training in record["training"].items():
+        inference = record["inference"][name]
+        one = inference["one_clip_ms"]
+        lines.append((
+            name, with_range(training["baseline"]), with_range(training["float32"]),
+            f"**{with_range(training['ratio'])}**", f"{training['roofline']['float32']:.3g}",
+            *(with_range(inference[kind]) for kind in ("baseline", "float32", "bfloat16")),
+            f"{one['median']:.0f} ms, {one['p99']:.0f} ms",
+        ))  # fmt: skip
+    return markdown(lines)
+
+
+def streaming(record: dict) -> str:
+    """A Markdown table of a record of benchmarks/streaming.py."""
+    lines = [("", "One body, frames/s", "Median, 99th percentile", "Two bodies, frames/s")]
+    networks = record["networks"]
+    for name in (name.removesuffix(", 1 body") for name in networks if name.endswith(", 1 body")):
+        one, two = networks[f"{name}, 1 body"], networks[f"{name}, 2 bodies"]
+        times = f"{one['median_ms']:.2g} ms, {one['p99_ms']:.2g} ms"
+        rates = (f"{measured['frames_per_second']:,}" for measured in (one, two))
+        lines.append((name, next(rates), times, next(rates)))
+    return markdown(lines)
+
+
+# --- Pages --------------------------------------------------------------------------------------------
 
 
 def is_preset(record: dict) -> bool:
     """Whether this is a run of an unchanged preset of train.py."""
     return row_key(record)[1] in train.PRESETS
+
+
+def is_chosen(record: dict, choice: str | None, text: str | None) -> bool:
+    """Whether a table has the row of this record; `choice` is all, only, not or None."""
+    if choice in ("only", "not"):
+        return (text in row_key(record)[1]) == (choice == "only")
+    return choice == "all" or is_preset(record)
 
 
 def cost_points(records: Records) -> dict[str, list[tuple]]:
@@ -137,23 +251,36 @@ def cost_points(records: Records) -> dict[str, list[tuple]]:
                 row = rows.setdefault((label, architecture(temporal, spatial)), {})
                 row[run_key(record)] = record
         for key, runs in sorted(rows.items()):
-            values = [100 * run["results"]["fused"]["accuracy"] for run in runs.values()]
+            values = [accuracy(run, "fused") for run in runs.values()]
             flops = statistics.median(run["flops"] for run in runs.values())
             deviation = statistics.stdev(values) if len(values) > 1 else 0
-            points.setdefault(data, []).append((*key, flops, statistics.mean(values), deviation))
+            title = BENCHMARKS.get(data, data)
+            points.setdefault(title, []).append((*key, flops, statistics.mean(values), deviation))
     return points
 
 
 def fill(text: str, records: Records) -> str:
     """A page with its tables made again."""
+    others = {"summary": lambda: summary(records, read_json("published.json")),
+              "speed": lambda: speed(read_json("speed-cpu.json")),
+              "streaming": lambda: streaming(read_json("streaming.json"))}  # fmt: skip
 
     def replace(match: re.Match) -> str:
-        data = match[1].removesuffix(", all")
-        rows = records.get(data, [])
-        rows = rows if data != match[1] else list(filter(is_preset, rows))
-        return f"<!-- results: {match[1]} -->\n{table(rows) if rows else NOT_RUN}<!-- end -->"
+        if match[1] in others:
+            made = others[match[1]]()
+        else:
+            data, choice, label = re.fullmatch(
+                r"(.+?)(?:, (all|only|not)(?: (.+))?)?", match[1]
+            ).groups()
+            rows = list(filter(partial(is_chosen, choice=choice, text=label), records.get(data, [])))
+            made = table(rows) if rows else NOT_RUN
+        return f"<!-- results: {match[1]} -->\n{made}<!-- end -->"
 
     return re.sub(r"<!-- results: (.+?) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+
+
+def read_json(name: str) -> dict:
+    return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
 
 
 # --- The released networks ----------------------------------------------------------------------------
@@ -205,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.records:
         print(*(f"{data}\n\n{table(found)}" for data, found in records.items()), sep="\n")
         return
-    for page in (ROOT / "README.md", ROOT / "results" / "README.md"):
+    for page in PAGES:
         page.write_text(fill(page.read_text(encoding="utf-8"), records), encoding="utf-8")
     write_zoo()
     if points := cost_points(records):

@@ -1,4 +1,4 @@
-"""Draw the diagrams of README.md and docs/, from the code itself.
+"""Draw the diagrams of the pages, from the code itself.
 
     python docs/diagrams.py                     # all of them, into github/
     python docs/diagrams.py tracking --out /tmp

@@ -32,6 +32,7 @@ from training import engine
 ROOT = Path(__file__).parent.parent
 
 STREAMS = ("temporal", "spatial", "fused")
+REMOVED = ("embedding_size",)  # settings that older records have
 
 
 def assert_picture(path, height=200, width=300):
@@ -67,7 +68,7 @@ def test_curves(tmp_path):
         plot.main(["curves", str(tmp_path)])
 
 
-def test_pictures_of_a_test(tmp_path):
+def test_pictures_of_a_test(tmp_path, monkeypatch):
     values = [0.2, 0.5, 1.0]
     sweep = {"temporal_weights": values, "test": values}
     early = {"observation_ratios": values, **dict.fromkeys(STREAMS, values)}
@@ -83,6 +84,13 @@ def test_pictures_of_a_test(tmp_path):
     out = ["--out", str(tmp_path / "early.png")]
     plot.main(["early_recognition", str(tmp_path / "a.json"), str(tmp_path / "a.json"), *out])
     assert_picture(tmp_path / "early.png")
+    labels = []
+    draw = plot.draw_early_recognition
+    monkeypatch.setattr(plot, "draw_early_recognition", lambda *a: (labels.append(a[-1]), draw(*a)))
+    (tmp_path / "c.json").write_text(json.dumps(record | {"label": "full"}))
+    monkeypatch.setattr(plot, "save", lambda *_: None)
+    plot.early_recognition([tmp_path / "a.json", tmp_path / "c.json"], "")
+    assert labels == ["a", "full"]  # the folder of the run, if there is no label
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"b\.json has no early recognition results\ngive"):
         plot.main(["early_recognition", str(tmp_path / "b.json"), *out])
@@ -100,6 +108,26 @@ def test_confusion_matrix(tmp_path):
     some, all_classes = (matplotlib.image.imread(tmp_path / n).shape for n in ("some.png", "all.png"))
     assert some[0] < all_classes[0]
     assert_picture(tmp_path / "some.png")
+
+
+def test_confusion_matrix_of_several_files(tmp_path, monkeypatch):
+    """As of the folds of a cross-validation; a class that was only predicted counts, too."""
+    head, drawn = "clip,class,predicted\n", []
+    (tmp_path / "1.csv").write_text(head + "a,sit,sit\nb,stand,sit\n")
+    (tmp_path / "2.csv").write_text(head + 'c,"stand, up",walk\nd,sit,sit\n')
+    files = [str(tmp_path / name) for name in ("1.csv", "2.csv")]
+    out = ["--out", str(tmp_path / "all.png")]
+    plot.main(["confusion", *files, *out])
+    assert_picture(tmp_path / "all.png")
+    monkeypatch.setattr(plot, "confusion", lambda *args: drawn.append(args))
+    plot.main(["confusion", *files, "--title", "SBU", *out])
+    ((matrix, names, _, title),) = drawn
+    assert names == ["sit", "stand", "stand, up", "walk"] and title == "SBU: 50.0 % of 4 clips"
+    assert matrix.tolist() == [[2, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    for content in ("", head, "clip,label\na,b\n"):
+        (tmp_path / "1.csv").write_text(content)
+        with pytest.raises(SystemExit, match=r"1\.csv has no predictions\ngive a"):
+            plot.main(["confusion", *files, *out])
 
 
 def test_names_in_other_scripts(tmp_path, monkeypatch, capsys):
@@ -169,7 +197,8 @@ def test_animation(channels, data, tmp_path):
     clips = [("clip", clip, (1, len(clip)), probabilities)]
     plot.animate(clips, KINECT_V2, ("a", "b", "c"), tmp_path / "new/clip.gif")
     with PIL.Image.open(tmp_path / "new/clip.gif") as animation:
-        assert animation.n_frames == 2
+        assert animation.n_frames == 3  # the opening and two
+        assert animation.info["duration"] == 1000 * plot.OPENING_SECONDS  # (GIFs merge equal pictures)
 
 
 def test_diagrams(tmp_path):
@@ -210,20 +239,72 @@ def test_tables_are_made_from_records(tmp_path, capsys):
     ]
 
 
+def test_the_summary_has_presets_and_published_figures():
+    """Seeds form one cell, a cross-validation counts with the mean over its folds; other architectures
+    and changed presets are left out."""
+
+    def record(accuracy, preset="small", seed=0, data="NW-UCLA/xview", **changes):
+        changes = {"temporal": "stacked", "spatial": "chain"} | changes
+        config = asdict(train.make_config(preset, seed=seed, data=data, **changes))
+        made = {"config": config, "results": {"fused": {"accuracy": accuracy}}, "parameters": 1_500_000}
+        return made | {"training_seconds": 120} if "xview" in data else made
+
+    runs = [record(0.8), record(0.9, seed=1), record(0.5, scale=0.3), record(0.6, spatial="traversal")]
+    folds = record(0.1, "full", data="SBU") | {"folds": {}, "mean": {"fused": 0.7}}
+    published = {"LSTM": {"SBU": 71.0}, "Elsewhere": {"NTU": 99.0}}
+    lines = tables.summary({"NW-UCLA/xview": runs, "SBU": [folds]}, published).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][1:3] == ["NW-UCLA, cross view", "SBU, five folds"]
+    assert cells[2:] == [
+        ["`small`", "**85.0 ± 7.1** (2)", "", "1.50 M", "2 min"],
+        ["`full`", "", "**70.0** (1)", "1.50 M", ""],
+        ["LSTM", "", "71.0", "", ""],
+    ]
+
+
+def test_tables_of_some_rows():
+    """DATA has the unchanged presets; all, only and not select by label."""
+
+    def record(label, **changes):
+        config = asdict(train.make_config("small", data="A/b", **changes))
+        results = {stream: {"accuracy": 0.5} for stream in STREAMS}
+        return {"config": config, "results": results, "parameters": 1, "label": label}
+
+    records = {"A/b": [record("small"), record("small with more", scale=0.3)]}
+    for name, shown in (
+        ("A/b", ["small"]),
+        ("A/b, all", ["small", "small with more"]),
+        ("A/b, only more", ["small with more"]),
+        ("A/b, not more", ["small"]),
+        ("A/b, camera 2, all", []),
+    ):
+        page = tables.fill(f"x\n<!-- results: {name} -->\nold\n<!-- end -->\ny", records)
+        assert page.startswith(f"x\n<!-- results: {name} -->\n") and page.endswith("<!-- end -->\ny")
+        rows = [line.split(" | ")[0][2:] for line in page.splitlines() if line.startswith("| small")]
+        assert rows == shown and ("Not run." in page) == (not shown)
+
+
+def test_a_cross_validation_is_a_record(tmp_path):
+    """cross_validation.json, whose data is the folder of the folds."""
+    made = {"config": {"data": "data/SBU"}, "results": {}, "folds": {}}
+    (tmp_path / "a.json").write_text(json.dumps(made))
+    assert tables.read_records([tmp_path / "a.json"]) == {"SBU": [made]}
+
+
 def test_the_pages_show_the_records():
     """No figure of a table is typed by hand, and every record has the fields of today's Config."""
     records = tables.read_records((ROOT / "results").rglob("*.json"))
-    fields = train.flat(train.make_config()).keys()
+    fields = {*train.flat(train.make_config()), *REMOVED}
     for record in (one for of_data in records.values() for one in of_data):
         assert tables.flatten(record["config"]).keys() <= fields
-    for page in (ROOT / "README.md", ROOT / "results/README.md"):
+    for page in tables.PAGES:
         text = page.read_text(encoding="utf-8")
         assert tables.fill(text, records) == text, f"run benchmarks/tables.py: {page} is not up to date"
 
 
 def test_accuracy_against_cost(tmp_path):
     points = tables.cost_points(tables.read_records((ROOT / "results").rglob("*.json")))
-    assert set(points) >= {"NW-UCLA/xview", "UTD-MHAD/xsub"}
+    assert {"NW-UCLA, cross view", "UTD-MHAD, cross subject"} <= set(points)
     plot.cost(points, tmp_path / "cost.png")
     assert_picture(tmp_path / "cost.png")
 
