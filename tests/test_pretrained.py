@@ -223,10 +223,13 @@ def test_a_changed_file_is_refused(tiny):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    message = r"SHA-256 is not that in tiny-net.json\n.*git checkout -- checkpoints/released/tiny"
+    message = r"SHA-256 is not that in tiny-net.json\n.*git checkout -- checkpoints/released"
     for source in ("tiny-net", path):
         with pytest.raises(ValueError, match=message):
             ActionRecognizer(source, "cpu")
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(ValueError, match=r"SHA-256 is not that"):
+        ActionRecognizer("tiny-net", "cpu")
     path.with_suffix(".json").write_text("{")
     with pytest.raises(ValueError, match=r"tiny-net.json is corrupt\nrestore it"):
         ActionRecognizer("tiny-net", "cpu")

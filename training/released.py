@@ -77,11 +77,11 @@ def verify(path: Path) -> None:
     if not record.is_file():
         return
     try:
-        expected = json.loads(record.read_text(encoding="utf-8"))[CHECKSUM]
-    except KeyError:
-        return
-    except (ValueError, TypeError) as error:
+        expected = json.loads(record.read_text(encoding="utf-8")).get(CHECKSUM)
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{record} is corrupt\n{usage_hint(path)}") from error
+    if expected is None and is_run(path):
+        return
     if sha256(path.read_bytes()) != expected:
         raise ValueError(
             f"{path} is corrupt or was changed: its SHA-256 is not that in {record.name}\n"
@@ -99,7 +99,7 @@ def usage_hint(path: Path) -> str:
     if is_run(path):
         return "train again"
     if RELEASED in path.parents:
-        return f"restore it: git checkout -- {path.relative_to(RELEASED.parents[1]).as_posix()}"
+        return "restore it: git checkout -- checkpoints/released"
     return "delete this file, so that it is downloaded again"
 
 
