@@ -14,7 +14,7 @@ import train
 from extensions import ExtensionConfig
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.batch import BodyBatch
-from skeletons.layout import COCO17, KINECT_V1, KINECT_V2, SBU15
+from skeletons.layout import COCO17, KINECT_V1, KINECT_V2, MEDIAPIPE33, SBU15
 from training import engine
 from training.checkpoint import build_model, load_checkpoint, save_checkpoint
 from training.finetune import copy_weights, freeze, frozen_modules, shared_joints
@@ -129,6 +129,15 @@ def test_which_joints_are_the_same():
     turned = replace(numbered, joints=numbered.joints[::-1])
     assert shared_joints(numbered, numbered) == list(numbered.joints)
     assert shared_joints(numbered, turned) == []
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_body_part_without_a_joint_in_common(kind):
+    """The trunk of SBU is head, neck and torso, that of MediaPipe a face."""
+    model, copied = start(build(SBU15, kind), SBU15, MEDIAPIPE33, kind)
+    assert copied["joints"][:2] == ["left shoulder", "right shoulder"]
+    assert not set(copied["joints"]) & {MEDIAPIPE33.joints[j] for j in MEDIAPIPE33.parts["trunk"]}
+    assert all(logits.isfinite().all() for logits in model(torch.rand(2, 3, 9, 33, 1)))
 
 
 def test_networks_that_do_not_fit():

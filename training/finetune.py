@@ -64,9 +64,9 @@ def copy_weights(
         if weights.ndim == 2:
             weights.zero_()
         column_of = {label: column for column, label in enumerate(source_labels)}
-        pairs = [(i, column_of[label]) for i, label in enumerate(labels) if label in column_of]
-        target, origin = (list(columns) for columns in zip(*pairs, strict=True))
-        weights[..., target] = values[..., origin].to(weights.device)
+        shared = [i for i, label in enumerate(labels) if label in column_of]
+        origin = [column_of[labels[i]] for i in shared]
+        weights[..., shared] = values[..., origin].to(weights.device)
     return {
         "data": checkpoint["config"]["data"],
         "epoch": checkpoint["epoch"],
