@@ -33,12 +33,12 @@ from layers import LSTMEncoder, MeanPool
 from model import TwoStreamRNN
 from skeletons.batch import frames_with_bodies_first
 from skeletons.clip import MAX_COORDINATE
-from skeletons.layout import Layout
 from skeletons.output import check_output, explain, make_console_safe, write_partial
 from skeletons.preprocess import Preprocess
 from skeletons.storage import read_split, split_files
-from training.checkpoint import build_model, load_checkpoint
+from training.checkpoint import build_model, build_preprocess, load_checkpoint
 from training.distributed import require_one_process
+from training.released import find_checkpoint, output_folder
 
 TOLERANCE = 1e-4  # largest difference of probabilities between ONNX and PyTorch
 MAX_CLIPS = 64  # test clips to compare on
@@ -196,12 +196,11 @@ def export_checkpoint(checkpoint: Path, out: Path, data: str | None) -> None:
         raise ValueError(f"{out} is the checkpoint itself\n--out names another file")
     check_output(out, "--out names another file")
     contents = load_checkpoint(checkpoint)
-    network, layout = build_model(contents), Layout.from_dict(contents["layout"])
-    model = ExportableModel(network, Preprocess(layout, network.channels, **contents["preprocessing"]))
+    model = ExportableModel(build_model(contents), build_preprocess(contents))
     files = split_files(data or contents["config"]["data"], "val")
     feeder = None
     if data or files[0].is_file():
-        feeder = Feeder(*files, layout=layout, **contents["preprocessing"]).eval()
+        feeder = Feeder(*files, layout=model.preprocess.layout, **contents["preprocessing"]).eval()
     else:
         print(f"no test clips to compare on: {files[0]} is missing\n--data gives the folder")
     exported = export(model, {"classes": contents["classes"], "layout": contents["layout"]})
@@ -231,11 +230,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint of train.py")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="checkpoint of train.py, or name of a released network"
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        help="output file (default: next to the checkpoint, with the suffix .onnx)",
+        help="output file (default: next to the checkpoint, with the suffix .onnx; of a released "
+        "network: checkpoints/NAME/NAME.onnx)",
     )
     parser.add_argument(
         "--data", help="folder made by convert_data.py, to compare on (default: the one trained on)"
@@ -243,9 +245,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     make_console_safe()
     require_one_process("export.py")
     arguments = parser.parse_args(argv)
-    out = arguments.out or arguments.checkpoint.with_suffix(".onnx")
     try:
-        export_checkpoint(arguments.checkpoint, out, arguments.data)
+        checkpoint = find_checkpoint(arguments.checkpoint)
+        out = arguments.out or output_folder(checkpoint) / f"{checkpoint.stem}.onnx"
+        export_checkpoint(checkpoint, out, arguments.data)
     except ImportError as error:
         raise SystemExit(f"export.py: {error}\npip install onnx onnxruntime") from error
     except (ValueError, OSError) as error:

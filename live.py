@@ -28,7 +28,7 @@ from skeletons.clip import MAX_COORDINATE
 from skeletons.custom_arrays import is_around_origin
 from skeletons.layout import Layout
 from skeletons.preprocess import Preprocess, to_reference
-from training.checkpoint import build_model, load_checkpoint
+from training.checkpoint import build_model, build_preprocess, load_checkpoint
 
 # The reference frames that are known in the first frame.
 LIVE_REFERENCE_FRAMES = ("camera", "first-frame", "body")
@@ -58,12 +58,10 @@ class Recognizer:
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> Recognizer:
-        """From a checkpoint of train.py."""
+        """From a checkpoint: a path, the name of a released network, or an address."""
         contents = load_checkpoint(checkpoint)
-        model, layout = build_model(contents), Layout.from_dict(contents["layout"])
         try:
-            preprocess = Preprocess(layout, model.channels, **contents["preprocessing"])
-            return cls(model, preprocess, contents["classes"])
+            return cls(build_model(contents), build_preprocess(contents), contents["classes"])
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
 

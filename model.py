@@ -23,7 +23,8 @@ deviations.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,9 @@ from layers import (
 )
 from skeletons.batch import BodyBatch
 from skeletons.layout import Layout
+
+if TYPE_CHECKING:
+    from pretrained import ActionRecognizer
 
 Temporal = Literal["stacked", "hierarchical"]
 Spatial = Literal["chain", "traversal"]
@@ -128,6 +132,18 @@ class TwoStreamRNN(nn.Module):
         self.dropout = Dropout(network.dropout)
         self.temporal_classifier = nn.Linear(self.temporal.output_size, num_classes)
         self.spatial_classifier = nn.Linear(self.spatial.output_size, num_classes)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, device: str = "") -> "ActionRecognizer":
+        """A trained network with its preprocessing, which takes raw clips (pretrained.py).
+
+        source  the name of a released network (checkpoints/README.md), the path of a checkpoint, or an
+                http(s) address
+        device  "cuda" or "cpu"; "": the GPU if there is one
+        """
+        from pretrained import ActionRecognizer  # which is built on this file
+
+        return ActionRecognizer(source, device)
 
     def forward(self, clips: BodyBatch | Tensor) -> Logits:
         """Clips, as a BodyBatch or as a tensor (N, C, T, V, M) with zeros for absent bodies -> Logits.

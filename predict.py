@@ -22,120 +22,51 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from live import Recognizer
-from skeletons.batch import Tracks
+from pretrained import ActionRecognizer, rank_classes
 from skeletons.clip import Clip
 from skeletons.clip_stream import Failure
 from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DATASETS
-from skeletons.layout import Layout
 from skeletons.output import check_output, explain, make_console_safe
-from skeletons.preprocess import Preprocess
 from skeletons.readers import read_clips
-from training import engine
-from training.checkpoint import build_model, load_checkpoint
 from training.distributed import require_one_process
 
 CHUNK = 256  # clips in memory at a time
-BATCH_SIZE = 64  # clips
+TOP = 5  # classes that are printed
 MAX_ANIMATED = 5  # clips
 
 
-class Predictor:
-    """The network of a checkpoint, with its preprocessing. Called with clips, it gives probabilities.
-
-    classes  names of the classes
-    layout   of the bodies that it reads
-    """
-
-    def __init__(self, checkpoint: str | Path, device: str = "") -> None:
-        contents = load_checkpoint(checkpoint)
-        self.classes = contents["classes"]
-        self.layout = Layout.from_dict(contents["layout"])
-        self.device = engine.resolve_device(device)
-        self.model = build_model(contents).to(self.device).eval()
-        options = contents["preprocessing"]
-        self.preprocess = Preprocess(self.layout, self.model.channels, **options).eval()
-
-    def dataset_name(self) -> str | None:
-        """The data set whose formats are expected: the one with these classes."""
-        names = (name for name, dataset in DATASETS.items() if dataset.classes == self.classes)
-        return next(names, None)
-
-    def check(self, clip: Clip) -> None:
-        """ValueError for a clip of other bodies than the network reads."""
-        expected = (self.model.channels, self.model.num_joints)
-        if clip.data.shape[1:3] != expected:
-            channels, joints = clip.data.shape[1:3]
-            raise ValueError(
-                f"{joints} joints with {channels} coordinates each; the network was trained on "
-                f"{self.layout.name}, {expected[1]} joints with {expected[0]}\n"
-                "give clips of such bodies, or the --checkpoint of a network for these"
-            )
-
-    def __call__(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Clips (T, C, V, M) -> class probabilities of the fusion (N, classes), as in test.py. Frames
-        that show no body do not count, as in a conversion."""
-        batches = [clips[i : i + BATCH_SIZE] for i in range(0, len(clips), BATCH_SIZE)]
-        none = np.zeros((0, len(self.classes)), np.float32)
-        return np.concatenate([none, *map(self._predict_batch, batches)])
-
-    @torch.no_grad()
-    def _predict_batch(self, clips: Sequence[Clip]) -> np.ndarray:
-        slots = max(clip.data.shape[3] for clip in clips)
-        frames = []
-        for clip in clips:
-            shown = clip.data[clip.data.any((1, 2, 3))]
-            shown = shown if len(shown) else clip.data[:1]  # no body at all
-            frames.append(np.pad(shown, ((0, 0),) * 3 + ((0, slots - shown.shape[3]),)))
-        num_frame = torch.tensor(list(map(len, frames)))
-        tracks = Tracks.from_frames(
-            torch.from_numpy(np.concatenate(frames)), num_frame, self.preprocess.bones
-        )
-        bodies = self.preprocess(tracks.to(self.device), num_frame)
-        return self.model.posterior(self.model(bodies)).cpu().numpy()
-
-    def predict_prefixes(self, clip: Clip, limit: int = 40) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities of the beginnings of a clip, after each frame or after `limit` of them
-        -> (frames shown (K,), probabilities (K, classes))."""
-        lengths = np.unique(np.linspace(1, len(clip.data), limit).astype(int))
-        return lengths, self([Clip(clip.name, 0, clip.data[:length]) for length in lengths])
-
-
 def select_clips(
-    paths: Iterable[str], wanted: Sequence[str] | None, predictor: Predictor, failures: list[Failure]
+    paths: Iterable[str],
+    wanted: Sequence[str] | None,
+    recognizer: ActionRecognizer,
+    failures: list[Failure],
 ) -> Iterator[Clip]:
     """The clips of the files that are wanted, by name or number (None: all). Clips that are invalid or
     missing are added to `failures`."""
     missing = dict.fromkeys(wanted or ())
-    form = ArrayFormat(predictor.layout, predictor.model.channels)
+    form = ArrayFormat(recognizer.layout, recognizer.model.channels)
+    # The data set whose formats are expected: the one with these classes.
+    named = (name for name, spec in DATASETS.items() if spec.classes == recognizer.classes)
+    dataset_name = next(named, None)
     for path in paths:
-        for number, clip in enumerate(read_clips(path, predictor.dataset_name(), form=form)):
+        for number, clip in enumerate(read_clips(path, dataset_name, form=form)):
             if isinstance(clip, Failure):
                 failures.append(clip)
             elif wanted is None or clip.name in wanted or str(number) in wanted:
                 for found in (clip.name, str(number)):
                     missing.pop(found, None)
                 try:
-                    predictor.check(clip)
+                    recognizer.check_layout(clip.data)
                     yield clip
                 except ValueError as error:
                     failures.append(Failure(str(path), "", f"{clip.name}: {error}"))
     failures.extend(Failure(", ".join(paths), "", f"no clip called {name}") for name in missing)
-
-
-def most_probable(
-    probabilities: np.ndarray, classes: Sequence[str], count: int = 5
-) -> list[tuple[str, float]]:
-    """The most probable classes -> [(name, probability)]."""
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return [(classes[i], float(probabilities[i])) for i in order]
 
 
 def parse_frame(line: str, joints: int, channels: int) -> np.ndarray:
@@ -188,7 +119,7 @@ def print_stream(
             invalid += 1
             print(f"predict.py: line {count}: {error}; left out", file=sys.stderr, flush=True)
             continue
-        ((name, probability),) = most_probable(probabilities, recognizer.classes, 1)
+        ((name, probability),) = rank_classes(probabilities, recognizer.classes, 1)
         text = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "no body so far"
         print(f"{count:6d}  {text}", flush=True)
     seconds = time.perf_counter() - started
@@ -198,23 +129,24 @@ def print_stream(
 
 
 def print_predictions(
-    predictor: Predictor, clips: Iterator[Clip], animation: str | None, fps: float
+    recognizer: ActionRecognizer, clips: Iterator[Clip], animation: str | None, fps: float
 ) -> None:
     """Print the most probable classes of each clip, and animate the first clips."""
     first = []
     while chunk := list(islice(clips, CHUNK)):
         first = first or chunk[:MAX_ANIMATED]
-        for clip, probabilities in zip(chunk, predictor(chunk), strict=True):
+        found = recognizer.classify([clip.data for clip in chunk])
+        for clip, probabilities in zip(chunk, found, strict=True):
             bodies = clip.data.any((0, 1, 2)).sum()
             noun = "body" if bodies == 1 else "bodies"
             print(f"{clip.name} ({len(clip.data)} frames, {bodies} {noun})")
-            for name, probability in most_probable(probabilities, predictor.classes):
+            for name, probability in rank_classes(probabilities, recognizer.classes, TOP):
                 print(f"  {100 * probability:5.1f} %  {name}")
     if animation and first:
         import plot
 
-        animated = [(clip.name, clip.data, *predictor.predict_prefixes(clip)) for clip in first]
-        plot.animate(animated, predictor.layout, predictor.classes, animation, fps)
+        animated = [(c.name, c.data, *recognizer.classify_prefixes(c.data)) for c in first]
+        plot.animate(animated, recognizer.layout, recognizer.classes, animation, fps)
         print(animation)
 
 
@@ -222,23 +154,23 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     """Do what the options say; what cannot be read is added to `failures`."""
     if arguments.animate:
         check_output(arguments.animate, "--animate names another file")
-    predictor = Predictor(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
-    clips = select_clips(arguments.files, arguments.clip, predictor, failures)
+    recognizer = ActionRecognizer(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
+    clips = select_clips(arguments.files, arguments.clip, recognizer, failures)
     if not arguments.live:
-        print_predictions(predictor, clips, arguments.animate, arguments.fps)
+        print_predictions(recognizer, clips, arguments.animate, arguments.fps)
         return
-    recognizer = Recognizer.load(arguments.checkpoint)
+    live = Recognizer.load(arguments.checkpoint)
     if not arguments.files:
-        model = predictor.model
+        model = live.model
         read = partial(parse_frame, joints=model.num_joints, channels=model.channels)
         with contextlib.suppress(AttributeError):  # (replaced by an object that is not a file)
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
-        if invalid := print_stream(recognizer, sys.stdin or (), read=read):  # (None: it is closed)
+        if invalid := print_stream(live, sys.stdin or (), read=read):  # (None: it is closed)
             failures.append(Failure("standard input", "", f"lines left out: {invalid}"))
     for clip in clips:
         print(clip.name)
-        recognizer.reset()
-        print_stream(recognizer, clip.data.transpose(0, 3, 2, 1), arguments.fps)
+        live.reset()
+        print_stream(live, clip.data.transpose(0, 3, 2, 1), arguments.fps)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -249,7 +181,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="recordings, in one of the formats above"
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint of train.py")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="checkpoint of train.py, or the name of a released network (checkpoints/README.md)",
+    )
     parser.add_argument(
         "--clip",
         nargs="+",

@@ -46,6 +46,7 @@ from training import engine
 from training.checkpoint import build_model, load_checkpoint
 from training.distributed import require_one_process
 from training.loader import make_loader
+from training.released import find_checkpoint, output_folder, run_name
 from training.run import TEST_OUTPUTS, RunFolder
 
 GROUPS = ("camera", "subject")
@@ -86,9 +87,10 @@ def open_split(
 class Evaluation:
     """A checkpoint, its network on the device, and the options of the command line."""
 
-    def __init__(self, path: Path, arguments: argparse.Namespace, device: torch.device) -> None:
-        self.path, self.arguments, self.device = path, arguments, device
-        self.checkpoint = load_checkpoint(path)
+    def __init__(self, source: str, arguments: argparse.Namespace, device: torch.device) -> None:
+        self.source, self.path = source, find_checkpoint(source)
+        self.arguments, self.device = arguments, device
+        self.checkpoint = load_checkpoint(source)
         if arguments.temporal_weight is not None:
             options = self.checkpoint["model_args"]["network"]
             options["temporal_weight"] = arguments.temporal_weight
@@ -220,7 +222,7 @@ def make_record(evaluations: list[Evaluation], results: Results) -> dict[str, An
     correct = results.predicted[:, 2] == label
     per_class = accuracy_by_group(correct, label.tolist())
     record = {
-        "checkpoint": " ".join(str(one.path) for one in evaluations),
+        "checkpoint": " ".join(str(one.source) for one in evaluations),
         "ensemble_size": len(evaluations),
         "epoch": checkpoint["epoch"],
         "data": str(first.data),
@@ -320,21 +322,25 @@ def output_paths(checkpoints: Sequence[Path], folder: Path | None) -> dict[str, 
     """{content: path} of the files that the first lines of this file list. OSError where one cannot be
     written.
 
-    folder  None: next to the first checkpoint; else their names begin with that of the run
+    folder  None: that of the first checkpoint; else their names begin with that of the run
     """
     first = checkpoints[0]
-    stem = f"{first.stem}{others(checkpoints)}"
-    if folder:
-        stem = f"{first.resolve().parent.name}-{stem}"
-    outputs = {k: (folder or first.parent) / f"{stem}{end}" for k, end in TEST_OUTPUTS.items()}
+    stem = (full_name(first) if folder else first.stem) + others(checkpoints)
+    folder = folder or output_folder(first)
+    outputs = {content: folder / f"{stem}{end}" for content, end in TEST_OUTPUTS.items()}
     for path in outputs.values():
         check_output(path, "--out names another folder")
     return outputs
 
 
+def full_name(path: Path) -> str:
+    """What to call a checkpoint where those of several runs are together."""
+    return "-".join(dict.fromkeys((run_name(path), path.stem)))
+
+
 def others(checkpoints: Sequence[Path]) -> str:
     """What the names of files and pictures say about all checkpoints of an ensemble but the first."""
-    names = "".join(f"+{path.parent.name}-{path.stem}" for path in checkpoints[1:])
+    names = "".join(f"+{full_name(path)}" for path in checkpoints[1:])
     return names if len(names) < 100 else f"+{len(checkpoints) - 1}-others"  # names have limits
 
 
@@ -371,7 +377,7 @@ def write_files(
     # A path that is not UTF-8 has parts that cannot be encoded: they become escapes.
     outputs["record"].write_text(text, encoding="utf-8", errors="backslashreplace")
     accuracy = record["results"]["fused"]["accuracy"]
-    name = first.path.parent.name + others([one.path for one in evaluations])
+    name = run_name(first.path) + others([one.path for one in evaluations])
     title = f"{name}: {100 * accuracy:.1f} % of {len(label)} clips"
     plot.confusion(confusion_matrix(results, len(classes)), classes, outputs["confusion"], title)
     plot.report(record, outputs["report"], title)
@@ -421,14 +427,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT",
-                        help="checkpoint of train.py; several form an ensemble")  # fmt: skip
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT",
+                        help="checkpoint of train.py, or name of a released network; several form an "
+                             "ensemble")  # fmt: skip
     parser.add_argument(
         "--data",
         help="folder made by convert_data.py, as NTU-RGB-D/xview (default: the one trained on)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER",
-                        help="folder for the outputs (default: that of the checkpoint)")  # fmt: skip
+                        help="folder for the outputs (default: that of the checkpoint; "
+                             "checkpoints/NAME for a released network)")  # fmt: skip
     parser.add_argument("--temporal_weight", type=float, metavar="WEIGHT",
                         help="weight of the temporal stream in the fusion "
                              "(default: the setting of the checkpoint; it is not learned)")  # fmt: skip
@@ -459,8 +467,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_whole(name, getattr(arguments, name), least)
         device = engine.resolve_device(arguments.device)
         engine.check_precision(arguments.precision, device)
-        evaluations = [Evaluation(path, arguments, device) for path in arguments.checkpoints]
-        outputs = output_paths(arguments.checkpoints, arguments.out)
+        evaluations = [Evaluation(source, arguments, device) for source in arguments.checkpoints]
+        outputs = output_paths([one.path for one in evaluations], arguments.out)
         results = run_tests(evaluations, arguments.early_recognition)
         record = make_record(evaluations, results)
         print_record(record)

@@ -51,6 +51,13 @@ def open_array(path: Path) -> np.ndarray:
         raise InvalidClip(f"truncated, or not a .npy file of numbers: {fault}") from None
 
 
+def find_format(array: np.ndarray, form: ArrayFormat) -> tuple[str, ArrayFormat]:
+    """The order of an array's axes, and its format: as `form`, with scores or without, as it has them.
+    The array is of one clip, or (N, C, T, V, M) of several. Raises InvalidClip."""
+    axes = find_axes(array, [form.layout], {form.channels, form.channels + 1})
+    return axes, form._replace(scores=to_clip(array, axes).shape[-3] > form.channels)
+
+
 def load_clip(array: np.ndarray, form: ArrayFormat, axes: str = "") -> np.ndarray:
     """One clip, as recorded -> (T, C, V, M), with missing joints filled in.
 

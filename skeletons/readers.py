@@ -24,7 +24,7 @@ from skeletons.annotations import read_annotations
 from skeletons.clip import Clip, InvalidClip
 from skeletons.clip_stream import ClipStream, Failure, clean_clips, drop_duplicates, find_repeated
 from skeletons.custom import find_file, read_custom
-from skeletons.custom_arrays import ArrayFormat, find_axes, load_clip, to_clip
+from skeletons.custom_arrays import ArrayFormat, find_format, load_clip
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.other_projects import open_member, read_arrays, read_npz
 from skeletons.parallel import in_parallel
@@ -160,8 +160,7 @@ def _read_npy(path: Path, form: ArrayFormat) -> Iterator[Clip | Failure]:
         array = read_array(path, mmap=True)
         if not array.size:
             raise InvalidClip("an array of no clips" if array.ndim == 5 else "no body in any frame")
-        axes = find_axes(array, [form.layout], {form.channels, form.channels + 1})
-        form = form._replace(scores=to_clip(array, axes).shape[-3] > form.channels)
+        axes, form = find_format(array, form)
         clips = array if array.ndim == 5 else [array]
     except (OSError, ValueError) as error:
         yield _failure(path, error)

@@ -17,8 +17,7 @@ import train
 from extensions import ExtensionConfig
 from feeder import Feeder
 from model import SPATIAL, TEMPORAL, NetworkConfig, TwoStreamRNN
-from predict import Predictor
-from skeletons.clip import Clip
+from pretrained import ActionRecognizer
 from skeletons.layout import KINECT_V2, Layout
 from skeletons.preprocess import REFERENCE_FRAMES, Preprocess
 from skeletons.storage import split_files
@@ -82,8 +81,8 @@ def mixed(clips):
 
 def check_against_predict(checkpoint, clips):
     """The exported file agrees with predict.py, whatever surrounds a clip in a batch."""
-    predictor = Predictor(checkpoint, "cpu")
-    expected = predictor([Clip("", 0, clip) for clip in clips])
+    predictor = ActionRecognizer(checkpoint, "cpu")
+    expected = predictor.classify(clips)
     assert expected.std(0).max() > 1e-3  # the network distinguishes them
     session = session_of(export.ExportableModel(predictor.model, predictor.preprocess))
 

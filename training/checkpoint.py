@@ -12,7 +12,9 @@ from extensions import ExtensionConfig
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.layout import Layout
 from skeletons.output import write_partial
+from skeletons.preprocess import Preprocess
 from training.distributed import get_rank, get_world_size
+from training.released import find_checkpoint, released_names, usage_hint, verify
 
 VERSION = 4  # of the checkpoint format
 # What a network is rebuilt from, and its input prepared.
@@ -32,15 +34,20 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of train.py into CPU memory, without running code from it (weights_only).
+def load_checkpoint(source: str | Path) -> dict[str, Any]:
+    """Read a checkpoint into CPU memory, without running code from it (weights_only).
 
-    Raises FileNotFoundError or ValueError, with what to do on the message's second line.
+    source  a path, the name of a released network, or an address (released.py); weights are float16 in
+            some released files
+    Raises OSError or ValueError, with what to do on the message's second line.
     """
-    if Path(path).is_dir():
+    path = find_checkpoint(source)
+    if path.is_dir():
         raise FileNotFoundError(f"{path} is a folder\ngive a checkpoint in it: {path}/best.pt")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing\ntrain.py writes checkpoints")
+    if not path.is_file():
+        released = f"; released networks: {', '.join(released_names()) or 'none'}"
+        raise FileNotFoundError(f"{path} is missing\ntrain.py writes checkpoints{released}")
+    verify(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         version, missing = contents["version"], REQUIRED - contents.keys()
@@ -48,7 +55,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # corrupt files raise nearly anything
         raise ValueError(
-            f"{path} is not a checkpoint of train.py, or is corrupt\ntrain again"
+            f"{path} is not a checkpoint of train.py, or is corrupt\n{usage_hint(path)}"
         ) from error
     if version != VERSION:
         raise ValueError(
@@ -63,7 +70,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
-    """The trained network in evaluation mode, rebuilt from nothing but the checkpoint."""
+    """The trained network in evaluation mode, in float32, from nothing but the checkpoint."""
     options = checkpoint["model_args"]
     model = TwoStreamRNN(
         Layout.from_dict(checkpoint["layout"]),
@@ -79,6 +86,12 @@ def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
             f"the checkpoint's weights belong to another version of this code\ntrain again ({error})"
         ) from error
     return model.eval()
+
+
+def build_preprocess(checkpoint: dict[str, Any]) -> Preprocess:
+    """What prepares clips for the network, as in its test. ValueError for options that do not fit."""
+    layout, channels = Layout.from_dict(checkpoint["layout"]), checkpoint["model_args"]["channels"]
+    return Preprocess(layout, channels, **checkpoint["preprocessing"]).eval()
 
 
 class TrainingState:
