@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -16,12 +17,14 @@ from plot import COLORS, INK, bone_colors, drawable, font_file
 from skeletons.layout import Layout
 from skeletons.output import write_partial
 from skeletons.pose_estimation import FramePoses
-from skeletons.video import import_av
+from skeletons.video import VideoClip, import_av, read_video
 
 HEIGHT = 480  # pixels of a drawn picture
 PANEL = 280  # pixels, the width of the predictions beside it
 BAR, GAP = 26, 8  # pixels, the height of a bar and the space below it
 SUFFIXES = (".mp4", ".gif")
+TOP = 5  # classes that are drawn
+MAX_GIF = 200  # pictures of a .gif, which is large and held in memory
 
 
 def draw(
@@ -71,11 +74,12 @@ def draw_bodies(
 def draw_bars(
     canvas: ImageDraw.ImageDraw, bars: Sequence[tuple[str, float]], corner: tuple[int, int]
 ) -> None:
-    """A bar for each class, the first one in another colour. corner: x and y of the upper left one."""
+    """A bar for each class, the most probable one in another colour, from the upper left `corner`."""
     x, y = corner
     width = PANEL - 20
+    best = int(np.argmax([probability for _, probability in bars])) if bars else 0
     for number, (name, probability) in enumerate(bars):
-        color = COLORS[5] if number else COLORS[4]
+        color = COLORS[4] if number == best else COLORS[5]
         canvas.rectangle((x, y, x + width, y + BAR), "#EEEEEE")
         canvas.rectangle((x, y, x + width * probability, y + BAR), color)
         text = f"{100 * probability:3.0f} %  {drawable(name)}"
@@ -93,6 +97,45 @@ def _open_font(file: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(file, size)
 
 
+def animate_video(
+    clip: VideoClip,
+    lengths: np.ndarray,
+    probabilities: np.ndarray,
+    layout: Layout,
+    classes: Sequence[str],
+    path: str | Path,
+    max_fps: float = 0.0,
+) -> None:
+    """Draw the bodies over the pictures of a video, beside the prediction so far.
+
+    lengths        (K,) after so many frames with a body ...
+    probabilities  (K, classes) ... the network gave these
+    path           of a .mp4 or .gif
+    max_fps        with which the poses were estimated
+    """
+    drawn = np.argsort(-probabilities.max(0), kind="stable")[:TOP]  # at any time
+    stride = max(1, math.ceil(len(clip.poses) / MAX_GIF)) if is_gif(path) else 1
+    shown = 0
+    with AnimationWriter(path) as writer:
+        frames = read_video(clip.path, max_fps)
+        for number, (frame, poses) in enumerate(zip(frames, clip.poses, strict=True)):
+            shown += bool(poses.confidences.any())
+            if number % stride:
+                continue
+            latest = int(np.searchsorted(lengths, shown, "right")) - 1
+            bars = [(classes[i], probabilities[latest][i] if latest >= 0 else 0.0) for i in drawn]
+            title = f"{drawable(clip.name)}\nframe {number + 1} of {len(clip.poses)}"
+            writer.add(draw(frame.image, poses, layout, title, bars), frame.time)
+
+
+def is_gif(path: str | Path) -> bool:
+    """Whether a file's name says that it is a .gif, not a .mp4. ValueError if it says neither."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} cannot be drawn\ngive a name that ends in {' or '.join(SUFFIXES)}")
+    return suffix == ".gif"
+
+
 class AnimationWriter:
     """Writes pictures of one size as .mp4 or .gif, as its name says. As a context, it completes the
     file, also after an error: what was drawn is kept.
@@ -102,12 +145,7 @@ class AnimationWriter:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        suffix = self.path.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise ValueError(
-                f"{path} cannot be drawn\ngive a name that ends in {' or '.join(SUFFIXES)}"
-            )
-        self.is_gif = suffix == ".gif"
+        self.is_gif = is_gif(path)
         self.pictures: list[Image.Image] = []  # of a .gif
         self.times: list[float] = []
         self.container: Any = None  # of a .mp4
@@ -119,7 +157,8 @@ class AnimationWriter:
         """Append a picture, uint8 (H, W, 3), to be shown from `time` on, in seconds."""
         self.times.append(time)
         if self.is_gif:
-            self.pictures.append(Image.fromarray(picture).quantize(128))
+            small = Image.fromarray(picture).reduce(2)
+            self.pictures.append(small.quantize(128, Image.Quantize.FASTOCTREE))
             return
         av = import_av()
         if self.container is None:

@@ -54,7 +54,7 @@ class FramePoses(NamedTuple):
 
     @property
     def scored(self) -> np.ndarray:
-        """(M, V, C + 1): the confidence after the coordinates of each joint, as in custom recordings."""
+        """(M, V, C + 1): the confidence after the coordinates of each joint, as custom recordings."""
         return np.concatenate((self.bodies, self.confidences[..., None]), -1)
 
 
@@ -107,8 +107,8 @@ class PoseOptions:
         """Add the options to those of a command."""
         group = parser.add_argument_group("poses in videos")
         group.add_argument("--pose_model", default="", metavar="FILE.task",
-                           help="model of MediaPipe's PoseLandmarker, for up to two people (default: the "
-                                "model in the package mediapipe 0.10.21, for one person)")  # fmt: skip
+                           help="model of MediaPipe's PoseLandmarker, for up to two people (default: "
+                                "that in the package mediapipe 0.10.21, for one person)")  # fmt: skip
         group.add_argument("--min_confidence", type=float, default=PoseOptions.min_confidence,
                            help="a joint that is less visible, from 0 to 1, is missing (default: "
                                 "%(default)s)")  # fmt: skip
@@ -135,8 +135,8 @@ def open_estimator(options: PoseOptions) -> PoseEstimator:
 
 
 class MediaPipe:
-    """MediaPipe Pose: 33 joints in metres. The origin is between the hips in every frame, so a body does
-    not move through the room.
+    """MediaPipe Pose: 33 joints in metres. The origin is between the hips in every frame, so a body
+    does not move through the room.
 
     model           a .task file, for up to MAX_BODIES people; "": the model that the package has up to
                     0.10.21, for one person
@@ -156,15 +156,17 @@ class MediaPipe:
         content = ""
         if model:
             if not Path(model).is_file():
+                fault = "is a folder" if Path(model).is_dir() else "does not exist"
                 raise ValueError(
-                    f"--pose_model {model} {'is a folder' if Path(model).is_dir() else 'does not exist'}\n"
+                    f"--pose_model {model} {fault}\n"
                     f"download a pose landmarker (.task) from {TASK_FILES}"
                 )
             content = f" of {Path(model).stat().st_size} bytes"
         elif tuple(map(int, version.split(".")[:3])) > (0, 10, 21):
             raise ValueError(
-                f"mediapipe {version} comes without a model\ngive one as --pose_model: download a pose "
-                f"landmarker (.task) from {TASK_FILES}; or install mediapipe==0.10.21 (Python up to 3.12)"
+                f"mediapipe {version} comes without a model\n"
+                f"download a pose landmarker (.task) from {TASK_FILES} and give it as --pose_model; or "
+                "install mediapipe==0.10.21 (Python up to 3.12)"
             )
         self.description = (
             f"mediapipe {version}, {Path(model).name + content if model else 'its own model'}, "
@@ -174,12 +176,13 @@ class MediaPipe:
     def __call__(self, frames: Iterable[VideoFrame]) -> Iterator[FramePoses]:
         """As `PoseEstimator` says. Raises ValueError for a file that is not a model."""
         slots: list[np.ndarray | None] = [None] * MAX_BODIES
-        detector = None
+        detector, any_found = None, False
         try:
             for frame in frames:
-                with nullcontext() if detector else silent():
+                with nullcontext() if any_found else silent():
                     detector = detector or (SeveralPeople(self.model) if self.model else OnePerson())
                     found = detector.detect(frame)
+                any_found |= bool(found)
                 yield self._in_slots(found, slots)
         finally:
             if detector:

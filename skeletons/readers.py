@@ -28,10 +28,10 @@ from skeletons.custom_arrays import ArrayFormat, find_format, load_clip
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.other_projects import open_member, read_arrays, read_npz
 from skeletons.parallel import in_parallel
-from skeletons.pose_estimation import PoseOptions
+from skeletons.pose_estimation import PoseOptions, open_estimator
 from skeletons.safe_pickle import other_kind
 from skeletons.storage import read_array
-from skeletons.video import VIDEO_SUFFIXES
+from skeletons.video import VIDEO_SUFFIXES, read_video_clip
 from skeletons.video_folder import lists_videos, read_videos
 
 # Bytes. The longest NTU clip has 2 MB, with 4 bodies; a larger file would only fill the memory.
@@ -110,6 +110,7 @@ def read_clips(
     dataset_name: str | None = None,
     bodies: str = "track",
     form: ArrayFormat | None = None,
+    poses: PoseOptions | None = None,
 ) -> Iterator[Clip | Failure]:
     """The clips in a file or folder of any format, for recognition.
 
@@ -117,7 +118,9 @@ def read_clips(
     (M, T, V, C), or of several, (N, C, T, V, M), or in another order of these axes; the labels of these
     are 0.
 
-    form  of a .npy file, which may have scores, too (None: that of the data set)
+    form   of a .npy file, which may have scores, too, and of the bodies in a video (None: that of the
+           data set)
+    poses  how those in videos are estimated; a video is a VideoClip
     """
     path = Path(path)
     raw = {dataset.suffix: dataset for dataset in DATASETS.values()}
@@ -130,6 +133,14 @@ def read_clips(
             yield Clip(path.stem, 0, parsed.data, dropped=parsed.dropped)
         except Exception as error:
             yield Failure.from_error(str(path), error)
+    elif suffix in VIDEO_SUFFIXES and path.exists():
+        poses = poses or PoseOptions()
+        try:
+            layout = form.layout if form else None
+            yield read_video_clip(path, open_estimator(poses), poses.max_fps, layout)
+        except Exception as error:
+            is_whole = isinstance(error, ValueError) and not isinstance(error, InvalidClip)
+            yield _failure(path, error) if is_whole else Failure.from_error(str(path), error)
     elif suffix == ".npy" and path.exists() and not path.name.endswith(ARRAY_NAMES):
         dataset = DATASETS[dataset_name or DEFAULT_DATASET]
         yield from _read_npy(path, form or ArrayFormat(dataset.layout, 3))

@@ -1,17 +1,21 @@
-"""Decode videos, and keep the poses in them as .npy files. Memory does not grow with a video's length."""
+"""Decode videos; keep the poses in them as .npy files. Memory does not grow with a video's length."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from skeletons.clip import InvalidClip
+from skeletons.clip import Clip, InvalidClip
+from skeletons.clip_stream import clean_clip
+from skeletons.custom_arrays import ArrayFormat, load_clip
+from skeletons.layout import Layout
 from skeletons.pose_estimation import INSTALL, FramePoses, PoseEstimator, VideoFrame, with_poses
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -92,19 +96,6 @@ def expected_frames(path: str | Path, max_fps: float) -> int | None:
 # --- Poses --------------------------------------------------------------------------------------------
 
 
-class VideoPoses(NamedTuple):
-    """The poses in a video.
-
-    scored     float32 (T, M, V, C + 1), the confidence after the coordinates of each joint
-    positions  float32 (T, M, V, 2) in the picture, see FramePoses
-    times      (T,) of the frames, in seconds
-    """
-
-    scored: np.ndarray
-    positions: np.ndarray
-    times: np.ndarray
-
-
 def estimate(
     path: str | Path, estimator: PoseEstimator, max_fps: float
 ) -> Iterator[tuple[float, FramePoses]]:
@@ -116,13 +107,49 @@ def estimate(
         yield frame.time, poses
 
 
-def estimate_video(path: str | Path, estimator: PoseEstimator, max_fps: float) -> VideoPoses:
-    """The poses of a whole video, in memory. Raises as `read_video`; InvalidClip if nobody is found."""
-    times, poses = zip(*estimate(path, estimator, max_fps), strict=True)
+@dataclass
+class VideoClip(Clip):
+    """The bodies in a video, without the frames that show none.
+
+    path   of the video
+    poses  of all its frames
+    """
+
+    path: Path = Path()
+    poses: list[FramePoses] = field(default_factory=list)
+
+
+def read_video_clip(
+    path: Path, estimator: PoseEstimator, max_fps: float, layout: Layout | None = None
+) -> VideoClip:
+    """The poses in a video as a clip for recognition.
+
+    layout  that the bodies must have (None: any)
+    Raises as `read_video`; InvalidClip if nobody is found, ValueError for another layout.
+    """
+    if layout:
+        check_layout(layout, estimator)
+    poses = [frame for _, frame in estimate(path, estimator, max_fps)]
     if not any(frame.confidences.any() for frame in poses):
         raise InvalidClip(f"nobody is found in any of its {len(poses)} frames")
-    scored = np.stack([frame.scored for frame in poses])
-    return VideoPoses(scored, np.stack([frame.positions for frame in poses]), np.array(times))
+    data = scored_to_clip(np.stack([frame.scored for frame in poses]), estimator)
+    return VideoClip(path.stem, 0, data, path=path, poses=poses)
+
+
+def check_layout(layout: Layout, estimator: PoseEstimator) -> None:
+    """ValueError if a network for bodies of this layout cannot read the poses of the estimator."""
+    if layout != estimator.layout:
+        raise ValueError(
+            f"poses in videos are {estimator.layout.name}; the network was trained on {layout.name}\n"
+            "train one on videos: convert_data.py --data_path FOLDER_OF_VIDEOS, or record.py"
+        )
+
+
+def scored_to_clip(scored: np.ndarray, estimator: PoseEstimator) -> np.ndarray:
+    """Poses with confidences (T, M, V, C + 1), at least one body -> float32 (T', C, V, M): the frames
+    that show a body, without missing joints, as in a conversion."""
+    form = ArrayFormat(estimator.layout, estimator.channels, scores=True)
+    return clean_clip(load_clip(scored, form, POSE_AXES))
 
 
 class PoseWriter:

@@ -1,4 +1,4 @@
-"""A folder of videos: from its clips.csv, or LABEL/NAME.mp4, to poses, which are then custom recordings."""
+"""A folder of videos, as its clips.csv or LABEL/NAME.mp4 say, to poses, which are custom recordings."""
 
 import csv
 import io
@@ -98,14 +98,14 @@ def choose_video(path: Path, line: int, name: str, videos: Mapping[str, Path]) -
 
 def default_splits(count: int) -> list[str]:
     """The splits of the clips of one label, in order: the last quarter, at least one, are test clips.
-    (The last ones: neighbours are recorded under the same conditions. A single clip is for training.)"""
+    (The last ones: neighbours are recorded under the same conditions. A single clip is training.)"""
     tested = max(1, round(count / TEST_FRACTION)) if count > 1 else 0
     return ["train"] * (count - tested) + ["val"] * tested
 
 
 def write_clips_table(path: Path, names: Sequence[str]) -> str:
-    """Write a clips.csv for videos LABEL/NAME -> a sentence for the summary. ValueError for other names,
-    OSError if it cannot be written."""
+    """Write a clips.csv for videos LABEL/NAME -> a sentence for the summary. ValueError for other
+    names, OSError if it cannot be written."""
     hint = f"put each video into a folder named by its label, or write {path}: name,label,split"
     labels: dict[str, list[str]] = {}
     for name in names:
@@ -128,12 +128,14 @@ def write_clips_table(path: Path, names: Sequence[str]) -> str:
         name = error.object[max(0, error.start - 40) : error.end + 40]
         raise ValueError(f"{path.parent}: {name!r} is a name that is not UTF-8\nrename it") from None
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}\n"
-                      "copy the videos to a folder in which files can be written") from error  # fmt: skip
+        raise OSError(
+            f"{path} cannot be written: {error.strerror}\n"
+            "copy the videos to a folder in which files can be written"
+        ) from error
     return (
-        f"WARNING: the videos had no clips.csv; {path} is written: the label is the folder, and the last "
-        f"quarter of each label is the test. The same person can be in training and test: fill in the "
-        "columns split and subject, and convert again"
+        f"WARNING: the videos had no clips.csv; {path} is written: the label is the folder, and the "
+        "last quarter of each label is the test. The same person can be in training and test: fill in "
+        "the columns split and subject, and convert again"
     )
 
 
@@ -148,8 +150,8 @@ def estimate_all(
     max_fps: float,
     notes: list[str],
 ) -> dict[str, Failure]:
-    """Make sure that the folder `poses` has those of all rows -> name -> failure of those that cannot be
-    read. Adds to the notes what was done."""
+    """Make sure that the folder `poses` has those of all rows -> name -> failure of those that cannot
+    be read. Adds to the notes what was done."""
     write_layout(poses, estimator)
     failures: dict[str, Failure] = {}
     frames = found = new = 0
@@ -162,14 +164,8 @@ def estimate_all(
             info, estimated = cached_poses(videos[name], poses / f"{name}.npy", estimator, max_fps)
             if not info["frames_with_body"]:
                 raise InvalidClip(f"nobody is found in any of its {info['frames']} frames")
-        except InvalidClip as error:
-            failures[name] = Failure.from_error(str(videos.get(name, name)), error)
-            continue
-        except OSError as error:
-            if error.filename != str(videos[name]):
-                raise OSError(f"{poses} cannot be written: {error.strerror}\nmake room, or run this in "
-                              "another folder; the poses so far are kept") from error  # fmt: skip
-            failures[name] = Failure.from_error(str(videos[name]), error)
+        except Exception as error:
+            failures[name] = video_failure(videos.get(name, Path(name)), error, poses)
             continue
         new += estimated
         frames, found = frames + info["frames"], found + info["frames_with_body"]
@@ -179,9 +175,22 @@ def estimate_all(
         notes.append(f"poses are in {poses}: {len(rows) - len(failures)} videos ({new} estimated now), "
                      f"{frames:,} frames, a body in {found / frames:.1%} of them")  # fmt: skip
     if rarely:
-        notes.append(f"WARNING: {len(rarely)} videos show a body in less than half of their frames, such "
-                     f"as {rarely[0]}")  # fmt: skip
+        notes.append(f"WARNING: {len(rarely)} videos show a body in less than half of their frames, "
+                     f"such as {rarely[0]}")  # fmt: skip
     return failures
+
+
+def video_failure(video: Path, error: Exception, poses: Path) -> Failure:
+    """The failure of one video. An error that concerns all of them is raised again: of the estimator,
+    or of the folder `poses`."""
+    if isinstance(error, OSError) and error.filename != str(video):
+        raise OSError(
+            f"{poses} cannot be written: {error.strerror}\n"
+            "make room, or run this in another folder; the poses so far are kept"
+        ) from error
+    if isinstance(error, ValueError) and not isinstance(error, InvalidClip):
+        raise error
+    return Failure.from_error(str(video), error)
 
 
 def write_layout(folder: Path, estimator: PoseEstimator) -> None:
