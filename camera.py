@@ -18,6 +18,7 @@ import numpy as np
 from live import Recognizer
 from overlay import TOP, AnimationWriter, draw
 from pretrained import ActionRecognizer, rank_classes
+from skeletons.clip import InvalidClip
 from skeletons.layout import Layout
 from skeletons.pose_estimation import INSTALL, FramePoses, PoseEstimator, VideoFrame, with_poses
 from skeletons.video import read_video, scored_to_clip
@@ -43,13 +44,21 @@ def open_frames(source: str, max_fps: float = 0.0) -> Iterator[VideoFrame]:
     """The frames of a camera, by its number, or of a video file.
 
     max_fps  of a video, see `read_video`
-    Raises OSError if there is no such camera or file, or if the camera is unplugged.
+    Raises OSError if there is no such camera or file, if the camera is unplugged, for a corrupt video.
     """
     if not source.isdecimal():
         if not Path(source).is_file():
             raise OSError(f"--camera {source} is not a file\ngive the number of a camera, or a video")
-        return read_video(source, max_fps)
+        return read_file(source, max_fps)
     return read_camera(int(source))
+
+
+def read_file(path: str, max_fps: float) -> Iterator[VideoFrame]:
+    """The frames of a video. Raises OSError, with its name, if it is none or corrupt."""
+    try:
+        yield from read_video(path, max_fps)
+    except InvalidClip as error:
+        raise OSError(f"{path}: {error}\ngive another video") from error
 
 
 def read_camera(number: int) -> Iterator[VideoFrame]:

@@ -17,7 +17,7 @@ from plot import COLORS, INK, bone_colors, drawable, font_file
 from skeletons.layout import Layout
 from skeletons.output import write_partial
 from skeletons.pose_estimation import FramePoses
-from skeletons.video import VideoClip, import_av, read_video
+from skeletons.video import VideoClip, file_address, import_av, read_video
 
 HEIGHT = 480  # pixels of a drawn picture
 PANEL = 280  # pixels, the width of the predictions beside it
@@ -42,7 +42,7 @@ def draw(
     """
     scale = HEIGHT / len(image)
     size = (max(2, round(image.shape[1] * scale / 2) * 2), HEIGHT)  # (even, which .mp4 needs)
-    picture = Image.fromarray(image).resize(size)
+    picture = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
     draw_bodies(ImageDraw.Draw(picture), poses, layout, size)
     panel = 0 if bars is None else PANEL
     whole = Image.new("RGB", (size[0] + panel, HEIGHT), "white")
@@ -163,7 +163,7 @@ class AnimationWriter:
         av = import_av()
         if self.container is None:
             self.partial = self.path.with_name(f"{self.path.name}.partial")
-            self.container = av.open(str(self.partial), "w", format="mp4")
+            self.container = av.open(file_address(self.partial), "w", format="mp4")
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
             self.stream = self.container.add_stream(codec, rate=30, pix_fmt="yuv420p")
             self.stream.height, self.stream.width = picture.shape[:2]

@@ -22,7 +22,6 @@ import numpy as np
 
 from camera import NEW_CLIP, QUIT, Screen, open_frames
 from overlay import draw
-from skeletons.clip import InvalidClip
 from skeletons.custom import SEPARATORS, decode_text, find_file, read_layout
 from skeletons.output import check_output, explain, make_console_safe
 from skeletons.pose_estimation import PoseEstimator, PoseOptions, open_estimator, with_poses
@@ -96,18 +95,18 @@ def record(
     count, begin, taken = 0, None, []
     for frame, poses in with_poses(open_frames(source, max_fps), estimator):
         begin = frame.time if begin is None else begin
-        left = begin + countdown - frame.time
+        left = round(begin + countdown - frame.time, 3)  # (as exact as times in files)
         which = f"{recording.label}, clip {count + 1} of {len(splits)}"
+        complete = left <= -seconds
         if left > 0:
             title = f"{which}: in {math.ceil(left)}"
         else:
-            taken.append(poses.scored)
+            taken += [] if complete else [poses.scored]
             title = f"{which}: recording, {max(0.0, seconds + left):.1f} s"
         title += "" if poses.confidences.any() else "\nnobody is found"
         key = screen.show(draw(frame.image, poses, estimator.layout, title), frame.time)
         if key == QUIT:
             break
-        complete = left <= -seconds
         if complete and any(pose[..., -1].any() for pose in taken):
             scored = np.stack(taken)
             name = recording.save(scored, splits[count])
@@ -180,8 +179,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(arguments)
     except KeyboardInterrupt:
         raise SystemExit("\nrecord.py: stopped; complete clips are kept") from None
-    except InvalidClip as error:
-        raise SystemExit(f"record.py: {arguments.camera}: {error}\ngive another video") from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"record.py: {explain(error)}") from None
 

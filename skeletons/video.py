@@ -43,17 +43,22 @@ def read_video(path: str | Path, max_fps: float = 0.0) -> Iterator[VideoFrame]:
     """
     av = import_av()
     count = 0
-    with open(path, "rb") as file:  # (FFmpeg would take some names for addresses)
-        try:
-            with av.open(file) as container:
-                for frame, time in select_frames(container, max_fps):
-                    count += 1
-                    yield VideoFrame(to_upright_image(frame), time)
-        except av.FFmpegError as error:
-            where = f"after frame {count}" if count else ""
-            raise InvalidClip(f"not a complete video: {error.strerror or error}", where) from None
+    open(path, "rb").close()  # an error of the system is raised as such
+    try:
+        with av.open(file_address(path)) as container:
+            for frame, time in select_frames(container, max_fps):
+                count += 1
+                yield VideoFrame(to_upright_image(frame), time)
+    except av.FFmpegError as error:
+        where = f"after frame {count}" if count else ""
+        raise InvalidClip(f"not a complete video: {error.strerror or error}", where) from None
     if not count:
         raise InvalidClip("a video without pictures")
+
+
+def file_address(path: str | Path) -> str:
+    """A path for FFmpeg, which would take a name with a colon for another kind of address."""
+    return f"file:{path}"
 
 
 def select_frames(container: Any, max_fps: float) -> Iterator[tuple[Any, float]]:
@@ -85,10 +90,10 @@ def expected_frames(path: str | Path, max_fps: float) -> int | None:
     """About how many frames `read_video` gives, for a progress bar; None if that is unknown."""
     av = import_av()
     try:
-        with open(path, "rb") as file, av.open(file) as container:
+        with av.open(file_address(path)) as container:
             rate = float(container.streams.video[0].average_rate)
             seconds = container.duration / av.time_base
-    except (OSError, av.FFmpegError, IndexError, TypeError):
+    except (av.FFmpegError, IndexError, TypeError):
         return None
     return round(seconds * min(rate, max_fps or rate))
 
