@@ -10,6 +10,7 @@
     python convert_data.py --dataset sbu --data_path SBU-raw           # SBU Kinect Interaction
     python convert_data.py --data_path my-recordings                   # custom, with a clips.csv
     python convert_data.py --dataset nw-ucla --background              # with a class of pauses
+    python convert_data.py --data_path my-videos                       # LABEL/NAME.mp4, or a clips.csv
 
 Every clip is read once. Each benchmark of the data set becomes a subfolder of the output folder (xsub:
 the subjects in the test are not those in training; xview: the camera is another one; xset: the setups
@@ -37,6 +38,7 @@ from skeletons.clip_stream import ClipStream, Failure
 from skeletons.custom import decode_text
 from skeletons.datasets import BODY_RULES, DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.output import make_console_safe
+from skeletons.pose_estimation import PoseOptions
 from skeletons.readers import open_input
 from skeletons.storage import SPLITS, TABLES, BenchmarkWriter, read_labels, split_files
 from skeletons.version import git_commit
@@ -268,6 +270,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="fail if any clip cannot be read")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N",
                         help="processes that read raw files (default: one per core)")  # fmt: skip
+    PoseOptions.add_to(parser)
     return parser.parse_args(argv)
 
 
@@ -282,7 +285,10 @@ def run(options: argparse.Namespace) -> None:
             f"{options.ignored_sample_path} contains no name of a clip of {dataset.title}, but "
             f"'{other_lines[0][:40]}'\ngive names like {dataset.name_form[1]}, or an empty file"
         )
-    stream = open_input(paths, options.dataset, ignored, options.bodies, options.jobs, options.encoding)
+    poses = PoseOptions.from_arguments(options)
+    stream = open_input(
+        paths, options.dataset, ignored, options.bodies, options.jobs, options.encoding, poses
+    )
     stream = with_background(stream) if options.background else stream
     out_folder = Path(options.out_folder or stream.out_folder)
     arguments = {name: getattr(options, name) for name in PROVENANCE}

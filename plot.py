@@ -103,6 +103,17 @@ def choose_fonts(texts: Iterable[str]) -> None:
 
 
 @cache
+def font_file(characters: str) -> str:
+    """The file of an installed font that has most of the characters."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties, findfont
+
+    choose_fonts([characters])
+    files = [findfont(FontProperties(family=[family])) for family in rcParams["font.family"]]
+    return max(files, key=lambda file: len(glyphs(file) & set(map(ord, characters))))
+
+
+@cache
 def glyphs(file: str) -> frozenset[int]:
     """The characters that matplotlib can draw with a font."""
     from matplotlib.font_manager import get_font

@@ -3,13 +3,19 @@
     python predict.py examples/hand-waving.npy --checkpoint demo-small      # a released network
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
+    python predict.py clip.mp4 --checkpoint checkpoints/my-videos/best.pt --animate clip-answer.mp4
+    python predict.py --camera 0 --checkpoint checkpoints/my-videos/best.pt
     python predict.py capture.npy --live --checkpoint checkpoints/live/best.pt
     SENSOR | python predict.py --live --checkpoint checkpoints/live/best.pt
 
-A FILE is anything that convert_data.py reads, a raw file under any name, or a .npy file of one clip,
-(T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found. --live
-needs a causal network (train.py --preset live) and prints a prediction after every frame; or, if it has
-a class "background", where each action begins and ends: frame, seconds, the most probable class and its
+A FILE is anything that convert_data.py reads, a raw file under any name, a video, or a .npy file of one
+clip, (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found.
+Videos and --camera need a network that was trained on poses of videos or of record.py. --camera shows a
+window: the space bar begins a new clip, q quits. A causal network (train.py --preset live) reads each
+frame as it comes; another one reads the latest --window seconds again and again.
+
+--live needs a causal network and prints a prediction after every frame; or, if it has a class
+"background", where each action begins and ends: frame, seconds, the most probable class and its
 probability among the actions. Without FILE
 it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
 first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas or semicolons;
@@ -38,12 +44,15 @@ from skeletons.clip_stream import Failure
 from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DATASETS
 from skeletons.output import check_output, explain, make_console_safe
+from skeletons.pose_estimation import PoseOptions, open_estimator
 from skeletons.readers import read_clips
+from skeletons.video import VIDEO_SUFFIXES, VideoClip, check_layout
 from training.distributed import require_one_process
 
 CHUNK = 256  # clips in memory at a time
 TOP = 5  # classes that are printed
 MAX_ANIMATED = 5  # clips
+MAX_PREFIX_FRAMES = 400_000  # of all beginnings of a long video, for the predictions of an animation
 
 
 def select_clips(
@@ -51,6 +60,7 @@ def select_clips(
     wanted: Sequence[str] | None,
     recognizer: ActionRecognizer,
     failures: list[Failure],
+    poses: PoseOptions | None = None,
 ) -> Iterator[Clip]:
     """The clips of the files that are wanted, by name or number (None: all). Clips that are invalid or
     missing are added to `failures`."""
@@ -61,7 +71,7 @@ def select_clips(
     named = (name for name, spec in DATASETS.items() if spec.classes == classes)
     dataset_name = next(named, None)
     for path in paths:
-        for number, clip in enumerate(read_clips(path, dataset_name, form=form)):
+        for number, clip in enumerate(read_clips(path, dataset_name, form=form, poses=poses)):
             if isinstance(clip, Failure):
                 failures.append(clip)
             elif wanted is None or clip.name in wanted or str(number) in wanted:
@@ -148,9 +158,16 @@ def print_events(events: Iterable[Event], fps: float) -> None:
 
 
 def print_predictions(
-    recognizer: ActionRecognizer, clips: Iterator[Clip], animation: str | None, fps: float
+    recognizer: ActionRecognizer,
+    clips: Iterator[Clip],
+    animation: str | None,
+    fps: float,
+    max_fps: float,
 ) -> None:
-    """Print the most probable classes of each clip, and animate the first clips."""
+    """Print the most probable classes of each clip, and animate the first clips.
+
+    max_fps  with which poses in videos are estimated
+    """
     first = []
     while chunk := list(islice(clips, CHUNK)):
         first = first or chunk[:MAX_ANIMATED]
@@ -161,7 +178,15 @@ def print_predictions(
             print(f"{clip.name} ({len(clip.data)} frames, {bodies} {noun})")
             for name, probability in rank_classes(probabilities, recognizer.classes, TOP):
                 print(f"  {100 * probability:5.1f} %  {name}")
-    if animation and first:
+    if animation and first and isinstance(first[0], VideoClip):
+        from overlay import animate_video
+
+        clip = first[0]
+        limit = max(1, min(40, MAX_PREFIX_FRAMES // len(clip.data)))
+        prefixes = recognizer.classify_prefixes(clip.data, limit)
+        animate_video(clip, *prefixes, recognizer.layout, recognizer.classes, animation, max_fps)
+        print(animation)
+    elif animation and first:
         import plot
 
         animated = [(c.name, c.data, *recognizer.classify_prefixes(c.data)) for c in first]
@@ -169,14 +194,37 @@ def print_predictions(
         print(animation)
 
 
+def watch_camera(arguments: argparse.Namespace, poses: PoseOptions) -> None:
+    """Recognise what a camera shows, in a window or for --frames_out."""
+    from camera import FrameByFrame, LatestFrames, Screen, watch
+
+    recognizer, estimator = ActionRecognizer(arguments.checkpoint, "cpu"), open_estimator(poses)
+    check_layout(recognizer.layout, estimator)
+    reader = LatestFrames(recognizer, estimator, arguments.window)
+    if recognizer.model.causal:
+        reader = FrameByFrame(arguments.checkpoint)
+    with Screen("predict.py", arguments.frames_out) as screen:
+        count, with_body, fps = watch(
+            arguments.camera, reader, estimator, recognizer.classes, screen, poses.max_fps
+        )
+    print(f"{count} frames, a body in {with_body} of them, {fps:.1f} frames per second")
+    if arguments.frames_out:
+        print(arguments.frames_out)
+
+
 def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     """Do what the options say; what cannot be read is added to `failures`."""
-    if arguments.animate:
-        check_output(arguments.animate, "--animate names another file")
+    for option in ("animate", "frames_out"):
+        if path := getattr(arguments, option):
+            check_output(path, f"--{option} names another file")
+    poses = PoseOptions.from_arguments(arguments)
+    if arguments.camera:
+        watch_camera(arguments, poses)
+        return
     recognizer = ActionRecognizer(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
-    clips = select_clips(arguments.files, arguments.clip, recognizer, failures)
+    clips = select_clips(arguments.files, arguments.clip, recognizer, failures, poses)
     if not arguments.live:
-        print_predictions(recognizer, clips, arguments.animate, arguments.fps)
+        print_predictions(recognizer, clips, arguments.animate, arguments.fps, poses.max_fps)
         return
     live: Recognizer | Segmenter = Recognizer.load(arguments.checkpoint)
     if BACKGROUND in live.classes:
@@ -194,56 +242,68 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
         print_stream(live, clip.data.transpose(0, 3, 2, 1), arguments.fps)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="recordings, in one of the formats above"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="checkpoint of train.py, or the name of a released network (checkpoints/README.md)",
-    )
-    parser.add_argument(
-        "--clip",
-        nargs="+",
-        metavar="NAME",
-        help="select clips of FILE by name or by index (training clips first, then test clips)",
-    )
-    parser.add_argument(
-        "--animate",
-        metavar="OUT.gif",
-        help="draw the clips, at most five, and the prediction after each frame",
-    )
-    parser.add_argument(
-        "--live",
-        action="store_true",
-        help="print a prediction after every frame, or where actions begin and end",
-    )
-    parser.add_argument(
-        "--fps",
-        type=float,
-        default=30.0,
+    add = parser.add_argument
+    # fmt: off
+    add("files", nargs="*", metavar="FILE", help="recordings, in one of the formats above")
+    add("--checkpoint", required=True,
+        help="checkpoint of train.py, or the name of a released network (checkpoints/README.md)")
+    add("--clip", nargs="+", metavar="NAME",
+        help="select clips of FILE by name or by index (training clips first, then test clips)")
+    add("--animate", metavar="OUT.gif",
+        help="draw the clips, at most five, and the prediction after each frame; of a video (.gif or "
+             ".mp4), over its pictures")
+    add("--live", action="store_true",
+        help="print a prediction after every frame, or where actions begin and end")
+    add("--fps", type=float, default=30.0,
         help="frames per second of --animate and --live (default: 30); 0: as fast as possible; ignored "
-        "with frames from the standard input",
-    )
-    parser.add_argument(
-        "--device",
-        default="",
-        help="cuda or cpu (default: the GPU if there is one); ignored with --live, which uses the CPU",
-    )
+             "with videos, and with frames from the standard input")
+    add("--device", default="",
+        help="cuda or cpu (default: the GPU if there is one); ignored with --live and --camera, which "
+             "use the CPU")
+    add("--camera", default="", metavar="NUMBER",
+        help="recognise live what a camera shows; a video file can take its place")
+    add("--window", type=float, default=3.0, metavar="SECONDS",
+        help="of --camera, for a network that is not causal: as long as its training clips (default: "
+             "%(default)s)")
+    add("--frames_out", default="", metavar="OUT.mp4",
+        help="of --camera: write what the window would show; no window is opened")
+    # fmt: on
+    PoseOptions.add_to(parser)
+    arguments = parser.parse_args(argv)
+    if fault := find_fault(arguments):
+        parser.error(fault)
+    return arguments
+
+
+def find_fault(arguments: argparse.Namespace) -> str:
+    """What is wrong with options that do not fit each other, or ""."""
+    files, animation = arguments.files, arguments.animate
+    if arguments.camera and (files or arguments.live or animation):
+        return "--camera takes no FILE, --live or --animate; --frames_out writes what it shows"
+    if not files and not arguments.live and not arguments.camera:
+        return "give a FILE, --camera 0, or --live to read frames from the standard input"
+    if animation and arguments.live:
+        return "--animate draws whole clips, not a stream: leave out --animate or --live"
+    videos = any(file.lower().endswith(VIDEO_SUFFIXES) for file in files)
+    suffixes = (".gif", ".mp4") if videos else (".gif",)
+    if animation and not animation.lower().endswith(suffixes):
+        endings = " or ".join(suffixes)
+        return f"--animate draws no {animation}: give a name that ends in {endings}"
+    if animation and videos and len(files) > 1:
+        return "--animate draws one video: give it alone"
+    return "" if arguments.window > 0 else "--window must be more than 0 seconds"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
     make_console_safe()
     require_one_process("predict.py")
-    arguments = parser.parse_args(argv)
-    if not arguments.files and not arguments.live:
-        parser.error("give a FILE, or --live to read frames from the standard input")
-    if arguments.animate and arguments.live:
-        parser.error("--animate draws whole clips, not a stream: leave out --animate or --live")
-    if arguments.animate and not arguments.animate.lower().endswith(".gif"):
-        parser.error(f"--animate draws no {arguments.animate}: give a name that ends in .gif")
+    arguments = parse_arguments(argv)
     failures = []
     try:
         predict(arguments, failures)

@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from skeletons.clip import Clip, InvalidClip
-from skeletons.clip_stream import SPLIT_NAMES, ClipStream, clean_clips
+from skeletons.clip_stream import SPLIT_NAMES, ClipStream, Failure, clean_clips
 from skeletons.custom_arrays import (
     MAX_SAMPLES,
     ArrayFormat,
@@ -57,27 +57,45 @@ def read_custom(folder: Path, encoding: str = "") -> ClipStream:
     the stream.
     """
     path = find_file(folder, "clips.csv")
-    rows, notes = _read_table(path, encoding)
+    rows, notes = read_table(path, encoding)
+    return open_recordings(path, rows, notes, folder)
+
+
+def open_recordings(
+    path: Path,
+    rows: Sequence[tuple[int, dict[str, str]]],
+    notes: list[str],
+    folder: Path,
+    failures: Mapping[str, Failure] | None = None,
+) -> ClipStream:
+    """The recordings that the rows of a clips.csv list.
+
+    path      of the clips.csv; rows and notes are what `read_table` returns
+    folder    of the arrays and of the layout.json
+    failures  names of clips that cannot be read, and why, as far as this is known
+    """
+    failures = failures or {}
     classes = sorted({row["label"] for _, row in rows}, key=lambda name: (_number(name), name))
     clips = _read_rows(path, rows, classes)
     axes = {name: re.sub("[^A-Z]", "", row.get("axes", "").upper())
-            for name, (_, row) in zip(clips, rows, strict=True)}  # fmt: skip
+            for name, (_, row) in zip(clips, rows, strict=True) if name not in failures}  # fmt: skip
     notes += _find_doubts(rows, classes)
     form = _find_format(folder, axes, notes)
-    files = {folder / f"{name}.npy": clip for name, clip in clips.items()}
+    files = {folder / f"{name}.npy": clips[name] for name in axes}
     # (A copy of each clip, so that their data does not stay in memory.)
     found = (
         (str(file), replace(clip), partial(load_custom_clip, file, form, axes[clip.name]))
         for file, clip in files.items()
     )
-    title = folder.absolute().name
+    clean = clean_clips(found, classes, (form.channels, len(form.layout.joints)))
+    title = path.absolute().parent.name
     return ClipStream(
         title,
         form.layout,
         classes,
         list(next(iter(clips.values())).splits),
         total=len(clips),
-        clips=clean_clips(found, classes, (form.channels, len(form.layout.joints))),
+        clips=chain(failures.values(), clean),
         channels=form.channels,
         out_folder=f"{title}-converted",
         notes=notes,
@@ -119,7 +137,7 @@ def decode_text(path: Path, encoding: str = "") -> str:
         ) from None
 
 
-def _read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+def read_table(path: Path, encoding: str) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """(number of its line, dict) for each row of a CSV file, with commas, semicolons or tabs; notes."""
     text = decode_text(path, encoding)
     # Before the header there may be empty lines, and one in which Excel names the separator.

@@ -5,6 +5,7 @@
     .npz                            x_train, y_train, x_test, y_test (CTR-GCN and related projects)
     .pkl                            split and annotations (PYSKL, MMAction2)
     a folder with clips.csv         custom recordings; see docs/data.md
+    a folder of videos              poses are estimated in them, see video_folder.py
 
 `open_input` finds out which it is and returns a `ClipStream`. A corrupt file is a Failure in it. The
 formats of other projects are read in other_projects.py, custom recordings in custom.py.
@@ -27,15 +28,18 @@ from skeletons.custom_arrays import ArrayFormat, find_format, load_clip
 from skeletons.datasets import DATASETS, DEFAULT_DATASET, DatasetSpec
 from skeletons.other_projects import open_member, read_arrays, read_npz
 from skeletons.parallel import in_parallel
+from skeletons.pose_estimation import PoseOptions, open_estimator
 from skeletons.safe_pickle import other_kind
 from skeletons.storage import read_array
+from skeletons.video import VIDEO_SUFFIXES, read_video_clip
+from skeletons.video_folder import lists_videos, read_videos
 
 # Bytes. The longest NTU clip has 2 MB, with 4 bodies; a larger file would only fill the memory.
 MAX_FILE_BYTES = 16 << 20
 ARRAY_NAMES = ("_data.npy", "_data_joint.npy")
 # Of files that may contain recordings and are not read when they are next to raw files.
 NOT_READ = (".7z", ".gz", ".npy", ".npz", ".part", ".pickle", ".pkl", ".rar", ".tar", ".tgz")
-VIDEOS = (".avi", ".jpg", ".mp4", ".png")  # next to raw files, and called as they are
+PICTURES = (*VIDEO_SUFFIXES, ".jpg", ".png")  # next to raw files, and called as they are
 SINGLE_FILES = {".npz": read_npz, ".pkl": read_annotations, ".pickle": read_annotations}
 
 
@@ -46,6 +50,7 @@ def open_input(
     bodies: str = "track",
     jobs: int = 1,
     encoding: str = "",
+    poses: PoseOptions | None = None,
 ) -> ClipStream:
     """The recordings in `paths`, in whatever format -> ClipStream.
 
@@ -55,6 +60,7 @@ def open_input(
     bodies   one of BODY_RULES, for raw NTU files
     jobs     processes that read raw files
     encoding of a clips.csv ("": UTF-8, or UTF-16)
+    poses    how poses in videos are estimated
     Raises FileNotFoundError or ValueError, which say what was expected.
     """
     named = DATASETS[dataset_name] if dataset_name else None
@@ -70,6 +76,8 @@ def open_input(
             if len(paths) > 1:
                 raise ValueError(f"{path} cannot be converted together with other data\n"
                                  "give one --data_path, then the other")  # fmt: skip
+            if is_custom and lists_videos(path, encoding):
+                return read_videos(path, encoding, poses)
             return read_custom(path, encoding) if is_custom else SINGLE_FILES[suffix](path, named)
     files = list_files(paths, dataset.suffix)
     arrays = [Path(file) for file in files if file.endswith(ARRAY_NAMES)]
@@ -86,6 +94,10 @@ def open_input(
         return stream
     if arrays:
         return read_arrays(arrays, named)
+    if videos := [file for file in files if file.lower().endswith(VIDEO_SUFFIXES)]:
+        if len(paths) > 1 or not paths[0].is_dir():
+            raise ValueError(f"{videos[0]} is a video\ngive one folder of videos, LABEL/NAME.mp4")
+        return read_videos(paths[0], encoding, poses)
     tables = [Path(file) for file in files if Path(file).name.lower() == "clips.csv"]
     hint = f"give {tables[0].parent}, which has a clips.csv" if tables else usage_hint(dataset)
     raise FileNotFoundError(
@@ -98,6 +110,7 @@ def read_clips(
     dataset_name: str | None = None,
     bodies: str = "track",
     form: ArrayFormat | None = None,
+    poses: PoseOptions | None = None,
 ) -> Iterator[Clip | Failure]:
     """The clips in a file or folder of any format, for recognition.
 
@@ -105,7 +118,9 @@ def read_clips(
     (M, T, V, C), or of several, (N, C, T, V, M), or in another order of these axes; the labels of these
     are 0.
 
-    form  of a .npy file, which may have scores, too (None: that of the data set)
+    form   of a .npy file, which may have scores, too, and of the bodies in a video (None: that of the
+           data set)
+    poses  how those in videos are estimated; a video is a VideoClip
     """
     path = Path(path)
     raw = {dataset.suffix: dataset for dataset in DATASETS.values()}
@@ -118,6 +133,14 @@ def read_clips(
             yield Clip(path.stem, 0, parsed.data, dropped=parsed.dropped)
         except Exception as error:
             yield Failure.from_error(str(path), error)
+    elif suffix in VIDEO_SUFFIXES and path.exists():
+        poses = poses or PoseOptions()
+        try:
+            layout = form.layout if form else None
+            yield read_video_clip(path, open_estimator(poses), poses.max_fps, layout)
+        except Exception as error:
+            is_whole = isinstance(error, ValueError) and not isinstance(error, InvalidClip)
+            yield _failure(path, error) if is_whole else Failure.from_error(str(path), error)
     elif suffix == ".npy" and path.exists() and not path.name.endswith(ARRAY_NAMES):
         dataset = DATASETS[dataset_name or DEFAULT_DATASET]
         yield from _read_npy(path, form or ArrayFormat(dataset.layout, 3))
@@ -281,7 +304,7 @@ def _not_read(
         ],
         f"they are called as clips are; rename them to *{dataset.suffix} if they are raw files": [
             file for file in files
-            if dataset.find_name(file) and not file.lower().endswith((*suffixes, *VIDEOS))
+            if dataset.find_name(file) and not file.lower().endswith((*suffixes, *PICTURES))
         ],
     }  # fmt: skip
     more = {
