@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -324,6 +324,13 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
     return feeder, meta
 
 
+def fit_extensions(extensions: ExtensionConfig, feeder: Feeder) -> ExtensionConfig:
+    """The extensions without the modality partner if no clip has two bodies."""
+    if "partner" not in extensions.modalities or feeder.has_pairs():
+        return extensions
+    return replace(extensions, modalities=tuple(m for m in extensions.modalities if m != "partner"))
+
+
 def learning_rate_factor(optimization: OptimizationConfig, epoch: int) -> float:
     """What the learning rate is multiplied by in an epoch, counted from 0."""
     factor = min(1, (epoch + 1) / (optimization.warmup_epochs + 1))
@@ -356,8 +363,9 @@ class Run:
         train_clips, self.validation_clips = validation_split(
             meta, config.validation_ratio, config.validation_camera, config.seed
         )
+        extensions = fit_extensions(config.extensions, feeder)
         model = TwoStreamRNN(
-            feeder.layout, len(feeder.classes), config.network, config.extensions, feeder.channels
+            feeder.layout, len(feeder.classes), config.network, extensions, feeder.channels
         ).to(device)
         optimization, machine = config.optimization, config.machine
         optimizer = torch.optim.AdamW(
@@ -391,7 +399,7 @@ class Run:
         self.fixed_entries = {  # the part of a checkpoint that stays the same
             "model_args": {
                 "network": asdict(config.network),
-                "extensions": asdict(config.extensions),
+                "extensions": asdict(extensions),
                 "channels": feeder.channels,
             },
             "layout": feeder.layout.to_dict(),
