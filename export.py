@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from feeder import Feeder
 from layers import LSTMEncoder, MeanPool
 from model import TwoStreamRNN
-from skeletons.batch import frames_with_bodies_first
+from skeletons.batch import BodyBatch, visible_first, visible_frames
 from skeletons.clip import MAX_COORDINATE
 from skeletons.output import check_output, explain, make_console_safe, write_partial
 from skeletons.preprocess import Preprocess
@@ -67,7 +67,7 @@ class ExportableModel(nn.Module):
         with invalid coordinates, or without any body."""
         bodies = self.preprocess.dense(joints)
         if self.model.causal:
-            logits = self.model.classify(encode_causally(self.model, bodies.joints), bodies)
+            logits = self.model.classify(encode_causally(self.model, bodies), bodies)
         else:
             logits = self.model(bodies)
         probabilities = self.model.posterior(logits)
@@ -77,16 +77,17 @@ class ExportableModel(nn.Module):
         return torch.where(valid & shown, probabilities, torch.nan)
 
 
-def encode_causally(model: TwoStreamRNN, joints: Tensor) -> list[Tensor]:
-    """What the function of this name in extensions.py returns, in operations that ONNX has: joints
-    (B, C, T, V) -> features from each stream after the last frame with the body, (B, F) each."""
-    joints, count = frames_with_bodies_first(joints[..., None])
-    features, count = model.joint_features(joints[..., 0]), count.clamp(min=1)
+def encode_causally(model: TwoStreamRNN, bodies: BodyBatch) -> list[Tensor]:
+    """Features of the bodies after their last frame from each stream, (B, F) each, as the function of
+    this name in extensions.py returns them, in operations that ONNX has."""
+    visible = visible_frames(bodies.joints)
+    features = model.joint_features(visible_first(model.select_joints(bodies), visible))
+    count = visible.sum(1).clamp(min=1)
     temporal, spatial = model.temporal.stream, model.spatial.stream
     body = pool_first(temporal.whole_body, temporal.body_inputs(features), count)
     # A window ends after every `stride` frames; one more at the end, so that there is always one.
     stride, overlap = spatial.stride, max(spatial.window - spatial.stride, 0)
-    starts = stride * torch.arange(joints.shape[2] // stride + 1)
+    starts = stride * torch.arange(features.shape[2] // stride + 1)
     index = (starts[:, None] + torch.arange(spatial.window)).flatten()
     frames = nn.functional.pad(features, (0, 0, overlap, stride)).index_select(2, index)
     frames = frames.view(*frames.shape[:2], -1, spatial.window, frames.shape[3])

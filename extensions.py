@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from layers import Dropout, LSTMEncoder, Pooling, State, check_choice
-from skeletons.batch import visible_frames
+from skeletons.batch import visible_first, visible_frames
 from skeletons.layout import Layout
 from skeletons.transforms import rotation
 
-Modality = Literal["joint", "motion", "bone", "distance"]
+Modality = Literal["joint", "motion", "bone", "distance", "partner"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
 Network = TypeVar("Network")  # NetworkConfig of model.py, which imports this module
 
@@ -33,7 +33,8 @@ class ExtensionConfig:
     """Optional components beyond the paper, all off by default."""
 
     # input features of each joint, concatenated (not an ensemble of networks): joint (position), motion
-    # (difference to the previous frame), bone (vector from the parent), distance (to all joints)
+    # (difference to the previous frame), bone (vector from the parent), distance (to all joints),
+    # partner (in data with two bodies: vector to the same joint of the other, distance to all of its)
     modalities: tuple[Modality, ...] = ("joint",)
     view_adaptation: int = 0  # LSTM units of the network that rotates bodies to a learned view; 0: off
     input_norm: bool = False  # batch normalisation of each feature of each joint
@@ -53,7 +54,7 @@ class JointFeatures(nn.Module):
 
     channels  coordinates of a joint
 
-    The attribute `output_size` is the number of features of a joint.
+    The attribute `output_size` is the number of features of a joint, those of the partner last.
     """
 
     def __init__(self, layout: Layout, channels: int, extensions: ExtensionConfig) -> None:
@@ -62,15 +63,25 @@ class JointFeatures(nn.Module):
             check_choice("modalities", name, MODALITIES)
         num_joints = len(layout.joints)
         sizes = {"joint": channels, "motion": channels, "bone": channels, "distance": num_joints}
-        self.modalities = frozenset(extensions.modalities)
-        self.output_size = sum(sizes[name] for name in self.modalities)
+        self.modalities, self.num_joints = frozenset(extensions.modalities), num_joints
+        if self.modalities == {"partner"}:
+            raise ValueError(
+                "modalities=('partner',) says nothing of a body that is alone\nadd joint, for example"
+            )
+        self.output_size = sum(sizes[name] for name in self.modalities & sizes.keys())
         # The root has no parent; it counts as its own, so its bone is zero.
         parents = [joint if parent < 0 else parent for joint, parent in enumerate(layout.parents)]
         self.register_buffer("parents", torch.tensor(parents), persistent=False)
         self.norm = VisibleBatchNorm(self.output_size * num_joints) if extensions.input_norm else None
+        self.partner = None
+        if "partner" in self.modalities:
+            self.partner = PartnerFeatures(num_joints, channels, extensions.input_norm)
+            self.output_size += self.partner.output_size
 
     def forward(self, joints: Tensor) -> Tensor:
-        """Joints (B, C, T, V) -> features (B, output_size, T, V)."""
+        """Joints (B, C, T, V) -> features (B, output_size, T, V). With the modality partner, joints are
+        (B, C, T, 2 V), as of `BodyBatch.with_partners`."""
+        joints, partner = joints[..., : self.num_joints], joints[..., self.num_joints :]
         modalities = []
         if "joint" in self.modalities:
             modalities.append(joints)
@@ -79,13 +90,29 @@ class JointFeatures(nn.Module):
         if "bone" in self.modalities:  # from the parent of each joint to the joint
             modalities.append(joints - joints.index_select(3, self.parents))
         if "distance" in self.modalities:
-            modalities.append(joint_distances(joints))
+            modalities.append(joint_distances(joints, joints))
         features = torch.cat(modalities, 1)
         if self.norm:
-            per_joint = features.transpose(2, 3)  # (B, output_size, V, T)
-            normalised = self.norm(per_joint.flatten(1, 2), visible_frames(joints))
-            features = normalised.view(per_joint.shape).transpose(2, 3)
-        return features
+            features = self.norm(features, visible_frames(joints))
+        return torch.cat((features, self.partner(joints, partner)), 1) if self.partner else features
+
+
+class PartnerFeatures(nn.Module):
+    """For each joint of a body, the vector to the same joint of the other body, and the distances to
+    all joints of it, normalised with `norm`. Zero in frames that do not show both bodies."""
+
+    def __init__(self, num_joints: int, channels: int, norm: bool) -> None:
+        super().__init__()
+        self.output_size = channels + num_joints
+        self.norm = VisibleBatchNorm(self.output_size * num_joints) if norm else None
+
+    def forward(self, joints: Tensor, partner: Tensor) -> Tensor:
+        """Joints of a body and of the other one (B, C, T, V) -> features (B, output_size, T, V)."""
+        both = visible_frames(joints) & visible_frames(partner)
+        features = torch.cat((partner - joints, joint_distances(joints, partner)), 1)
+        if self.norm:
+            features = self.norm(features, both)
+        return features * both[:, None, :, None]
 
 
 class VisibleBatchNorm(nn.BatchNorm1d):
@@ -93,7 +120,12 @@ class VisibleBatchNorm(nn.BatchNorm1d):
     processes that train together. The zeros of the other frames would pull them towards zero."""
 
     def forward(self, features: Tensor, visible: Tensor) -> Tensor:
-        """Features (B, F, T), visible frames bool (B, T) -> normalised features (B, F, T)."""
+        """Features (B, C, T, V), visible frames bool (B, T) -> the same, each of the C V normalised."""
+        per_joint = features.transpose(2, 3)  # (B, C, V, T)
+        return self._normalise(per_joint.flatten(1, 2), visible).view(per_joint.shape).transpose(2, 3)
+
+    def _normalise(self, features: Tensor, visible: Tensor) -> Tensor:
+        """The same for features (B, F, T)."""
         if not self.training:
             return super().forward(features)
         weight = visible[:, None].to(features.dtype)  # (B, 1, T)
@@ -136,14 +168,15 @@ def motion(joints: Tensor) -> Tensor:
     return nn.functional.pad((joints[:, :, 1:] - joints[:, :, :-1]) * both, (0, 0, 1, 0))
 
 
-def joint_distances(joints: Tensor) -> Tensor:
-    """Joints (B, C, T, V) -> distances of each joint to all joints of its frame (B, V, T, V). They have
-    no gradient, since the rotation of ViewAdaptation does not change them."""
-    frames = joints.detach().permute(0, 2, 3, 1)  # (B, T, V, C)
-    if frames.is_cuda:  # (where cdist takes 40 times as long: a block of threads for each distance)
-        distances = torch.linalg.vector_norm(frames[:, :, :, None] - frames[:, :, None], dim=-1)
+def joint_distances(joints: Tensor, others: Tensor) -> Tensor:
+    """Joints and others, (B, C, T, V) each -> distances of each joint to all others of its frame, which
+    are the channels (B, V, T, V). They have no gradient: the rotation of ViewAdaptation does not change
+    them."""
+    joints, others = (x.detach().permute(0, 2, 3, 1) for x in (joints, others))  # (B, T, V, C)
+    if joints.is_cuda:  # (where cdist takes 40 times as long: a block of threads for each distance)
+        distances = torch.linalg.vector_norm(others[:, :, :, None] - joints[:, :, None], dim=-1)
     else:  # (cdist's faster mode, by matrix multiplication, is exact to 0.001 only.)
-        distances = torch.cdist(frames, frames, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(others, joints, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.transpose(1, 2)
 
 
@@ -156,6 +189,7 @@ class ViewAdaptation(nn.Module):
 
     def __init__(self, channels: int, num_joints: int, hidden_size: int) -> None:
         super().__init__()
+        self.num_joints = num_joints
         self.encoder = LSTMEncoder(channels * num_joints, hidden_size, bidirectional=False)
         self.angles = nn.Linear(hidden_size, 3 if channels == 3 else 1)
         # Angles are close to zero at first: training starts from the view of the data.
@@ -163,9 +197,9 @@ class ViewAdaptation(nn.Module):
         nn.init.zeros_(self.angles.bias)
 
     def forward(self, joints: Tensor) -> Tensor:
-        """Joints (B, C, T, V) -> the same, rotated."""
-        channels = joints.shape[1]
-        angles = self.angles(self.encoder(joints.transpose(1, 2).flatten(2))).float()  # (B, 3 or 1)
+        """Joints (B, C, T, V) -> the same, rotated; and so is a partner after them (B, C, T, 2 V)."""
+        channels, body = joints.shape[1], joints[..., : self.num_joints]
+        angles = self.angles(self.encoder(body.transpose(1, 2).flatten(2))).float()  # (B, 3 or 1)
         matrix = rotation(nn.functional.pad(angles, (3 - angles.shape[1], 0))).float()  # (B, 3, 3)
         # In mixed precision, a matrix product would round the joints, and motion, the difference of two
         # frames, would be off by several percent.
@@ -264,20 +298,12 @@ def encode_causally(
     joint_features: JointFeatures,
     joints: Tensor,
 ) -> list[Tensor]:
-    """Joints (B, C, T, V) -> features from each stream after the last frame with the body, (B, F) each.
-    Frames without the body are skipped, as in live use."""
-    joints, last = visible_frames_first(joints)
-    features = joint_features(joints)
-    bodies = torch.arange(len(last), device=last.device)
+    """Joints, as JointFeatures reads them -> features from each stream after the last frame with the
+    body, (B, F) each. Frames without the body are skipped, as in live use."""
+    visible = visible_frames(joints[..., : joint_features.num_joints])  # (B, T)
+    features = joint_features(visible_first(joints, visible))
+    bodies, last = torch.arange(len(visible), device=visible.device), visible.sum(1).clamp(min=1) - 1
     return [stream.step(features)[bodies, last] for stream in streams]
-
-
-def visible_frames_first(joints: Tensor) -> tuple[Tensor, Tensor]:
-    """Joints (B, C, T, V) -> the same, frames with the body first, and the index of the last of them
-    (B,)."""
-    visible = visible_frames(joints)  # (B, T)
-    order = (~visible).int().argsort(dim=1, stable=True)[:, None, :, None]
-    return joints.take_along_dim(order, 2), visible.sum(1).clamp(min=1) - 1
 
 
 # How model.py puts these modules into its networks; `network` is a NetworkConfig.

@@ -141,6 +141,12 @@ class Feeder(torch.utils.data.Dataset):
         size = self.preprocess.window_size
         return size if size > 0 else int(self.num_frame.max())
 
+    def has_pairs(self) -> bool:
+        """Whether any clip has two bodies. Memory-mapped data is read up to the first such clip."""
+        chunks = torch.arange(len(self)).split(READ_CLIPS)
+        tracks = map(self._read, chunks) if self.mmap else (self._tracks,)
+        return any(bool(((chunk.offsets >= 0).sum(1) > 1).any()) for chunk in tracks)
+
     def eval(self, observation_ratio: float = 1.0) -> Feeder:
         """The same clips (not copied) in the evaluation form: whole, without augmentation.
 

@@ -107,16 +107,20 @@ class Recognizer:
         position. A body exists from the first frame in which all its joints are detected. Without any
         body so far, all classes are equally probable.
 
-        Raises ValueError for a frame of another shape, or with a coordinate that no file may have (see
-        MAX_COORDINATE): the frame is not read, and the next one can be.
+        Raises ValueError for a frame of another shape, with a coordinate that no file may have (see
+        MAX_COORDINATE), or with three bodies where the network has the modality partner: the frame is
+        not read, and the next one can be.
         """
-        for slot, body in enumerate(self.check_frame(joints).mT):  # (C, V)
+        joints = self.check_frame(joints)
+        poses = {}  # slot -> pose (C, V) of the bodies in this frame
+        for slot, body in enumerate(joints.mT):
             state = self.bodies.get(slot)
             detected = detected_joints(body, state.recorded if state else None)  # (V,)
             visible = visible_frames(torch.where(detected, body, 0)[None, :, None]).any()
             if visible and (state or detected.all()):
-                body = torch.where(detected, body, state.recorded) if state else body
-                self._read(self.bodies.setdefault(slot, BodyState()), body)
+                poses[slot] = torch.where(detected, body, state.recorded) if state else body
+        if poses:
+            self._read(poses, len(joints))
         bodies = self.bodies.values()
         if not bodies:
             return np.full(len(self.classes), 1 / len(self.classes), np.float32)
@@ -127,17 +131,20 @@ class Recognizer:
         one_clip = BodyBatch(None, torch.arange(count), torch.ones(1, count, dtype=torch.bool))
         return self.model.posterior(self.model.classify(features, one_clip))[0].numpy()
 
-    def _read(self, body: BodyState, joints: Tensor) -> None:
-        """The next frame (C, V) of a body."""
-        body.recorded = joints
-        if self.reference is None:
-            self.reference = self._reference(joints)
-        joints = to_reference(joints[None, :, None], *self.reference)  # (1, C, 1, V)
-        previous = joints if body.joints is None else body.joints
-        features = self.model.joint_features(torch.cat((previous, joints), 2))[:, :, 1:]
-        streams = zip((self.model.temporal, self.model.spatial), body.states, strict=True)
-        body.features = [stream.step(features, state)[:, 0] for stream, state in streams]
-        body.joints = joints
+    def _read(self, poses: dict[int, Tensor], slots: int) -> None:
+        """The next frame: poses (C, V) by slot, of so many `slots`."""
+        reference = self.reference or self._reference(next(iter(poses.values())))
+        frame = torch.cat([to_reference(pose[None, :, None], *reference) for pose in poses.values()])
+        visible = torch.tensor([[slot in poses for slot in range(slots)]])
+        inputs = self.model.select_joints(BodyBatch(frame, torch.tensor(list(poses)), visible))
+        self.reference = reference
+        for slot, joints in zip(poses, inputs.split(1), strict=True):
+            body = self.bodies.setdefault(slot, BodyState())
+            previous = joints if body.joints is None else body.joints
+            features = self.model.joint_features(torch.cat((previous, joints), 2))[:, :, 1:]
+            streams = zip((self.model.temporal, self.model.spatial), body.states, strict=True)
+            body.features = [stream.step(features, state)[:, 0] for stream, state in streams]
+            body.recorded, body.joints = poses[slot], joints
 
     def _reference(self, pose: Tensor) -> tuple[Tensor, Tensor]:
         """How all frames are normalised, from the first pose (C, V): matrix and origin for
@@ -166,7 +173,7 @@ class BodyState:
     """What is kept of a body from frame to frame.
 
     recorded  (C, V) its latest frame, as recorded
-    joints    (1, C, 1, V) the same, normalised
+    joints    (1, C, 1, V) the same, normalised, or with its partner (1, C, 1, 2 V)
     states    of the temporal and of the spatial stream
     features  of both streams, (1, F) each
     """

@@ -173,11 +173,16 @@ class TwoStreamRNN(nn.Module):
             )
         # Without any body, the RNNs run on one dummy body, so that every parameter has a gradient
         # (DistributedDataParallel waits for all).
-        joints = bodies.joints if count else bodies.joints.new_zeros(1, *bodies.joints.shape[1:])
+        joints = self.select_joints(bodies)
+        joints = joints if count else joints.new_zeros(1, *joints.shape[1:])
         return self.classify([features[:count] for features in self.encode(joints)], bodies)
 
+    def select_joints(self, bodies: BodyBatch) -> Tensor:
+        """What is read of the bodies: (B, C, T, V), or with their partners (B, C, T, 2 V)."""
+        return bodies.with_partners() if self.joint_features.partner else bodies.joints
+
     def encode(self, joints: Tensor) -> list[Tensor]:
-        """Joints (B, C, T, V) -> features of the bodies from both streams, (B, F) each."""
+        """Joints, as of `select_joints` -> features of the bodies from both streams, (B, F) each."""
         streams = (self.temporal, self.spatial)
         if self.causal:
             return encode_causally(streams, self.joint_features, joints)

@@ -192,7 +192,7 @@ PAPER = {
 
 # The most accurate so far, for small data sets; results/README.md has what each setting adds.
 FULL = {
-    "modalities": ("joint", "motion", "bone", "distance"), "view_adaptation": 64,
+    "modalities": ("joint", "motion", "bone", "distance", "partner"), "view_adaptation": 64,
     "input_norm": True, "input_dropout": 0.2, "dropout": 0.3,
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
@@ -380,6 +380,13 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
     return feeder, meta
 
 
+def fit_extensions(extensions: ExtensionConfig, feeder: Feeder) -> ExtensionConfig:
+    """The extensions without the modality partner if no clip has two bodies."""
+    if "partner" not in extensions.modalities or feeder.has_pairs():
+        return extensions
+    return replace(extensions, modalities=tuple(m for m in extensions.modalities if m != "partner"))
+
+
 def learning_rate_factor(optimization: OptimizationConfig, epoch: int) -> float:
     """What the learning rate is multiplied by in an epoch, counted from 0."""
     factor = min(1, (epoch + 1) / (optimization.warmup_epochs + 1))
@@ -422,8 +429,9 @@ class Run:
         train_clips, self.validation_clips = validation_split(
             meta, config.validation_ratio, config.validation_camera, config.split_seed
         )
+        extensions = fit_extensions(config.extensions, feeder)
         model = TwoStreamRNN(
-            feeder.layout, len(feeder.classes), config.network, config.extensions, feeder.channels
+            feeder.layout, len(feeder.classes), config.network, extensions, feeder.channels
         ).to(device)
         freeze(model, config.freeze)
         optimization, machine = config.optimization, config.machine
@@ -453,7 +461,7 @@ class Run:
         self.fixed_entries = {  # the part of a checkpoint that stays the same
             "model_args": {
                 "network": asdict(config.network),
-                "extensions": asdict(config.extensions),
+                "extensions": asdict(extensions),
                 "channels": feeder.channels,
             },
             "layout": feeder.layout.to_dict(),

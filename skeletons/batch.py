@@ -31,9 +31,15 @@ def frames_with_bodies_first(clips: Tensor) -> tuple[Tensor, Tensor]:
     none (clip_stream.py, tracking.py). Without decisions that depend on the data, as export.py needs.
     """
     visible = visible_frames(clips.flatten(3))  # (N, T)
-    time = torch.arange(clips.shape[2], device=clips.device)
-    order = torch.where(visible, time, time + clips.shape[2]).argsort(1)
-    return clips.gather(2, order[:, None, :, None, None].expand_as(clips)), visible.sum(1)
+    return visible_first(clips, visible), visible.sum(1)
+
+
+def visible_first(values: Tensor, visible: Tensor) -> Tensor:
+    """Values (N, C, T, ...) with the frames that are visible, bool (N, T), first, in their order."""
+    time = torch.arange(visible.shape[1], device=visible.device)
+    order = torch.where(visible, time, time + visible.shape[1]).argsort(1)
+    order = order.view(order.shape[0], 1, -1, *[1] * (values.dim() - 3))
+    return values.gather(2, order.expand_as(values))
 
 
 def mean_bone_length(joints: Tensor, bones: Tensor) -> Tensor:
@@ -80,6 +86,20 @@ class BodyBatch(NamedTuple):
         clips, slots = self.visible.shape
         dense = values.new_zeros(clips * slots, *values.shape[1:])
         return dense.index_copy(0, self.slot, values).view(clips, slots, *values.shape[1:])
+
+    def with_partners(self) -> Tensor:
+        """(B, C, T, 2 V): the joints of each body, then those of its partner, the other body of the
+        clip, zeros where it is absent. ValueError for more than two slots."""
+        slots = self.visible.shape[1]
+        if slots > 2:
+            raise ValueError(
+                f"{slots} bodies, of which the modality partner can read two\n"
+                "leave the other bodies out, or train without this modality"
+            )
+        # (With one more slot, since a clip may have only one. export.py can trace these operations.)
+        bodies = torch.nn.functional.pad(self.scatter(self.joints), (0, 0, 0, 0, 0, 0, 0, 1))
+        others = torch.cat((bodies[:, 1:2], bodies[:, :1]), 1)[:, :slots].flatten(0, 1)
+        return torch.cat((self.joints, others.index_select(0, self.slot)), 3)
 
     @property
     def clip(self) -> Tensor:

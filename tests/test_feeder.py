@@ -450,6 +450,14 @@ def test_mmap_gives_the_same_items(paths):
     )
 
 
+@pytest.mark.parametrize("mmap", [False, True])
+def test_pairs_are_clips_of_two_bodies(write_split, clips, mmap):
+    """Not clips of one body that is in the second slot."""
+    assert Feeder(*write_split(clips), mmap=mmap).has_pairs()
+    clips[3] = clips[0][..., ::-1]
+    assert not Feeder(*write_split(clips, name="alone"), mmap=mmap).has_pairs()
+
+
 def test_debug_takes_a_hundred_clips(write_split):
     feeder = Feeder(*write_split([np.ones((2, 3, 25, 2), np.float32)] * 120), debug=True)
     assert len(feeder) == 100 and feeder[range(100)][0].shape[0] == 100

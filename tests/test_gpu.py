@@ -16,8 +16,8 @@ from training.loader import make_loader
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 GENERAL = {  # of ExtensionConfig
-    "modalities": ("joint", "motion", "bone", "distance"), "view_adaptation": 4, "input_norm": True,
-    "residual": True, "window_layers": 1, "input_dropout": 0.1,
+    "modalities": ("joint", "motion", "bone", "distance", "partner"), "view_adaptation": 4,
+    "input_norm": True, "residual": True, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip
 CAUSAL = GENERAL | {"view_adaptation": 0, "causal": True}
 EXTENSIONS = pytest.mark.parametrize(

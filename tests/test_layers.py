@@ -5,8 +5,9 @@ import torch
 from test_model import CAUSAL, EACH, build, clips, inputs_of
 from torch import nn
 
-from extensions import joint_distances, visible_frames_first
+from extensions import joint_distances
 from layers import POOLINGS, Dropout, LSTMEncoder, cumulative_pool
+from skeletons.batch import BodyBatch, visible_first, visible_frames
 from skeletons.layout import KINECT_V2
 
 # The extensions.
@@ -27,6 +28,34 @@ def test_modalities():
     torch.testing.assert_close(distance.transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
     only_bones = build(modalities=("bone",)).joint_features
     assert only_bones.output_size == 3 and torch.equal(only_bones(joints), bone)
+
+
+def test_the_partner_is_the_other_body_where_both_are_visible():
+    clip = torch.randn(1, 3, 5, 25, 2)
+    clip[0, :, 3, :, 0], clip[0, :, 4, :, 1] = 0, 0
+    joints = BodyBatch.from_dense(clip).with_partners()
+    features = build(modalities=("partner", "joint")).joint_features(joints)
+    for own, other in ((0, 1), (1, 0)):
+        assert torch.equal(joints[own], torch.cat((clip[0, ..., own], clip[0, ..., other]), 2))
+        joint, offset, distance = features[own].split([3, 3, 25])
+        assert torch.equal(joint, clip[0, ..., own])
+        expected = clip[0, :, :3, :, other] - clip[0, :, :3, :, own]
+        assert torch.equal(offset[:, :3], expected)
+        for i, j in ((0, 0), (3, 7)):  # j of the other body
+            between = (clip[0, :, :3, j, other] - clip[0, :, :3, i, own]).norm(dim=0)
+            torch.testing.assert_close(distance[j, :3, i], between)
+        assert not offset[:, 3:].any() and not distance[:, 3:].any()
+
+
+def test_frames_without_a_partner_do_not_count_in_input_norm():
+    partner = build(modalities=("joint", "partner"), input_norm=True).joint_features.partner.train()
+    joints, other = torch.randn(2, 4, 3, 20, 25)
+    expected = partner(joints, other)
+    torch.testing.assert_close(expected.mean((0, 2)), torch.zeros(28, 25), atol=1e-5, rtol=0)
+    alone = torch.cat((other, torch.zeros_like(other)))  # four more bodies, without a partner
+    found = partner(torch.cat((joints, joints + 9)), alone)
+    torch.testing.assert_close(found[:4], expected)
+    assert not found[4:].any()
 
 
 def test_input_norm_normalises_each_feature_of_each_joint():
@@ -66,8 +95,12 @@ def test_view_adaptation_rotates_a_body_as_a_whole(channels):
     nn.init.normal_(view_adaptation.angles.weight)
     rotated = view_adaptation(bodies)
     assert (rotated - bodies).abs().amax((1, 2, 3)).min() > 0.1
-    before, after = (joint_distances(joints.flatten(2)[:, :, None]) for joints in (bodies, rotated))
-    torch.testing.assert_close(after, before)  # of all joints in all frames
+    every = [joints.flatten(2)[:, :, None] for joints in (bodies, rotated)]  # all joints, all frames
+    torch.testing.assert_close(*(joint_distances(joints, joints) for joints in every))
+    pairs = torch.cat((bodies, bodies.flip(0)), 3)  # a partner is rotated as the body is
+    torch.testing.assert_close(view_adaptation(pairs)[..., :25], rotated)
+    before, after = (joint_distances(*x.split(25, 3)) for x in (pairs, view_adaptation(pairs)))
+    torch.testing.assert_close(after, before)
 
 
 def test_residual_layers_add_to_their_input():
@@ -106,7 +139,7 @@ def test_a_causal_network_does_not_see_the_future(temporal, spatial, pooling, op
     """In one piece, in pieces, and with another end: the features after a frame stay the same."""
     options = {"causal": True, "spatial_stride": 4, "pooling": pooling} | options
     model = build(temporal, spatial, **options)
-    features = model.joint_features(torch.randn(2, 3, 26, 25))
+    features = model.joint_features(torch.randn(2, 3, 26, 50))  # with partners
     changed = features.clone()
     changed[:, :, 17:] = torch.randn_like(changed[:, :, 17:])
     for stream in (model.temporal, model.spatial):
@@ -138,9 +171,8 @@ def test_a_causal_network_skips_frames_without_the_body():
     with_gaps[:, :, [*range(2, 9), *range(12, 25)]] = data
     for logits, stream in zip(model(with_gaps), expected, strict=True):
         torch.testing.assert_close(logits, stream)
-    joints, last = visible_frames_first(with_gaps[..., 0])
-    assert last.tolist() == [19] and torch.equal(joints[:, :, :20], data[..., 0])
-    assert not joints[:, :, 20:].any()
+    joints = visible_first(with_gaps[..., 0], visible_frames(with_gaps[..., 0]))
+    assert torch.equal(joints[:, :, :20], data[..., 0]) and not joints[:, :, 20:].any()
 
 
 # The layers.

@@ -128,6 +128,16 @@ def test_a_body_exists_from_its_first_complete_frame(clips):
         np.testing.assert_array_equal(recognizer(nobody), first)
 
 
+def test_a_partner_is_one_body(clips):
+    frame = clips[3][0].transpose(2, 1, 0)  # (M, V, C)
+    recognizer = recognize(build())
+    with pytest.raises(ValueError, match="3 bodies, of which the modality partner can read two"):
+        recognizer(np.concatenate((frame, frame[:1])))
+    assert recognizer.reference is None and not recognizer.bodies
+    three = recognize(build(modalities=("joint",)))(np.concatenate((frame, frame[:1])))
+    assert three.sum() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("shape", [(24, 3), (25, 2), (2, 24, 3), (25,), (1, 1, 25, 3)])
 def test_a_frame_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"a frame of shape .*: needs \(25, 3\), joints and"):

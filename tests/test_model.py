@@ -17,7 +17,7 @@ from skeletons.layout import KINECT_V1, KINECT_V2, Layout
 
 SMALL = {"hidden_size": 6, "part_hidden_size": 3, "spatial_window": 10, "dropout": 0.0}
 GENERAL = {
-    "modalities": ("joint", "motion", "bone", "distance"), "input_norm": True,
+    "modalities": ("joint", "motion", "bone", "distance", "partner"), "input_norm": True,
     "view_adaptation": 5, "residual": True, "spatial_stride": 5,
     "num_layers": 3, "window_layers": 1, "input_dropout": 0.1,
 }  # fmt: skip
@@ -214,6 +214,31 @@ def test_the_slots_of_bodies_do_not_matter(pooling):
         torch.testing.assert_close(logits[0], stream[0])
 
 
+@pytest.mark.parametrize("options", [GENERAL, CAUSAL], ids=["general", "causal"])
+def test_a_body_is_read_with_its_partner(options):
+    """Whichever slots they are in, and where one comes later. Alone, as if without this modality."""
+    model, data = build(**options), clips()
+    data[1, :, :9, :, 1] = 0
+    logits, swapped = model(data), model(data.flip(-1))
+    for found, expected in zip(swapped, logits, strict=True):
+        torch.testing.assert_close(found, expected)
+    moved = data.clone()
+    moved[1, ..., 0] += data[1, ..., 0].any(0, keepdim=True)  # one of the bodies, away from the other
+    features = [model.encode(model.select_joints(BodyBatch.from_dense(x)))[0][2] for x in (data, moved)]
+    assert not torch.allclose(*features)  # of the other one
+    for parameter in model.joint_features.partner.parameters():
+        nn.init.normal_(parameter, std=9)
+    for found, expected in zip(model(data), logits, strict=True):
+        torch.testing.assert_close(found[[0, 2, 3]], expected[[0, 2, 3]])
+        assert not torch.allclose(found[1], expected[1])
+
+
+def test_a_partner_is_one_body():
+    data = clips()
+    with pytest.raises(ValueError, match=r"3 bodies, .* partner can read two\nleave the other"):
+        build(**GENERAL)(torch.cat((data, data[..., :1]), -1))
+
+
 @pytest.mark.parametrize("pooling", PERSON_POOLINGS)
 def test_features_of_several_persons_are_pooled(pooling):
     model, data = build(person_pooling=pooling), clips()[1:2]
@@ -358,6 +383,7 @@ def test_a_configuration_and_weights_make_the_same_network(options):
         ({"person_pooling": "sum"}, "mean, max"),
         ({"modalities": ("joint", "speed")}, "modalities='speed' .*\n.* joint, motion, bone, distance"),
         ({"modalities": ()}, "joint, motion, bone, distance"),
+        ({"modalities": ("partner",)}, "a body that is alone\nadd joint"),
         ({"num_layers": 1}, "num_layers >= 2"),
         ({"window_layers": 2}, "window_layers=2 .*\n.*fewer than num_layers=2"),
         ({"temporal_weight": 1.5}, "temporal_weight=1.5\n.* between 0 and 1"),

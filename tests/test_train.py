@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import contents
@@ -348,6 +349,22 @@ def test_settings_reach_the_optimizer_and_the_network(config, monkeypatch):
         checkpoint["augmentation"].keys()
         <= Feeder(*split_files(config.data, "train")).preprocess.options().keys()
     )
+
+
+def test_the_modality_partner_is_for_data_with_two_bodies(config):
+    """Without, the network, and each number of its run, is the one without this modality."""
+    with_partner = changed(config, epochs=1, modalities=("joint", "partner"), name="two")
+    of_two = load(train.main(with_partner))["model_args"]["extensions"]
+    assert tuple(of_two["modalities"]) == ("joint", "partner")
+    path = Path(config.data) / "train_data.npy"
+    np.save(path, np.load(path) * np.array([1, 0], np.float32))
+    with_partner = changed(with_partner, name="one")
+    one, expected = train.main(with_partner), train.main(changed(config, epochs=1))
+    assert_same_run(one, expected)
+    assert load(one)["model_args"] == load(expected)["model_args"]
+    mapped = changed(with_partner, name="mapped", mmap=True)
+    assert load(train.main(mapped))["model_args"] == load(expected)["model_args"]
+    train.main(changed(with_partner, epochs=2), resume=True)
 
 
 def test_a_causal_network_reads_consecutive_frames_and_is_tested_on_whole_clips(config):

@@ -122,7 +122,7 @@ def labelled_weights(
     columns = {}
     for module, labels in column_labels(model, layout, shared, owner).items():
         inputs = RESIDUAL_INPUT if f"{module}.{RESIDUAL_INPUT[0]}" in names else LSTM_INPUT
-        inputs = NORM_INPUT if module == "joint_features.norm" else inputs
+        inputs = NORM_INPUT if module.startswith("joint_features.") else inputs
         columns |= {f"{module}.{name}": labels for name in inputs}
     return {name: (weights, columns.get(name)) for name, weights in names.items()}
 
@@ -133,15 +133,18 @@ def column_labels(
     """What the inputs of each module that depends on the layout are, in their order."""
     joints = [name if name in shared else (owner, name) for name in layout.joints]
     coordinates, frames = range(model.channels), range(unwrap(model.spatial).window)
-    features = [
+    partner = [("partner", index) for index in (*coordinates, *joints)]
+    own = [
         (modality, index)
         for modality in MODALITIES
-        if modality in model.joint_features.modalities
+        if modality in model.joint_features.modalities and modality != "partner"
         for index in (joints if modality == "distance" else coordinates)
     ]
+    features = own + partner * bool(model.joint_features.partner)
     labels = {
         "view_adaptation.encoder": product(coordinates, joints),
-        "joint_features.norm": product(features, joints),
+        "joint_features.norm": product(own, joints),
+        "joint_features.partner.norm": product(partner, joints),
         "temporal.whole_body": product(joints, features),
         "spatial.rnn": product(features, frames),
     }
