@@ -2,7 +2,7 @@
 
     joints -> ViewAdaptation -> JointFeatures -> both streams (model.py)
     temporal RNN   dropout of its input
-    spatial RNN    JointEmbedding of its input; LSTM layers over the windows in place of their mean
+    spatial RNN    LSTM layers over the windows in place of their mean
     both           ResidualLSTMEncoder in place of LSTMEncoder
     live use       CausalTemporalRNN and CausalSpatialRNN read frames as they arrive
 

@@ -131,7 +131,8 @@ def prefix_probabilities(recognizer: Recognizer, windows: np.ndarray) -> np.ndar
         visible = torch.ones(count, num_frames, dtype=torch.bool)
         bodies = BodyBatch(batch, torch.arange(count), visible[:, :1])
         reference = recognizer.preprocess.reference(bodies, visible, torch.ones(count))
-        features = model.joint_features(to_reference(batch, *reference))
+        bodies = bodies._replace(joints=to_reference(batch, *reference))
+        features = model.joint_features(model.select_joints(bodies))
         streams = [stream.step(features).flatten(0, 1) for stream in (model.temporal, model.spatial)]
         clips = BodyBatch(None, torch.arange(count * num_frames), visible.view(-1, 1))
         posterior = model.posterior(model.classify(streams, clips))
