@@ -106,6 +106,11 @@ def markdown(lines: Iterable[Sequence[str]]) -> str:
     return rows[0] + f"|{' --- |' * len(columns)}\n" + "".join(rows[1:])
 
 
+def known(value: object) -> object:
+    """A setting without the modality partner, which networks for data with one body lack anyway."""
+    return tuple(each for each in value if each != "partner") if isinstance(value, tuple) else value
+
+
 def row_key(record: dict) -> tuple:
     """What identifies the row of a run, and its position in the table: (rank of the most similar
     preset, label, differences from that preset, rank of the temporal and of the spatial RNN)."""
@@ -117,7 +122,7 @@ def row_key(record: dict) -> tuple:
         differences = [
             f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             for field, value in config.items()
-            if field not in IGNORED and value != preset.get(field, 0)  # (0: a setting that was removed)
+            if field not in IGNORED and known(value) != known(preset.get(field, 0))  # (0: was removed)
         ]
         if best is None or len(differences) < len(best[2]):
             best = (rank, name, differences)
