@@ -9,18 +9,19 @@
     SENSOR | python predict.py --live --checkpoint checkpoints/live/best.pt
 
 A FILE is anything that convert_data.py reads, a raw file under any name, a video, or a .npy file of one
-clip, (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found.
-Videos and --camera need a network that was trained on poses of videos or of record.py. --camera shows a
-window: the space bar begins a new clip, q quits. A causal network (train.py --preset live) reads each
+clip, (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); other orders of the axes are found.
+
+--camera opens a window: the space bar begins a new clip, q quits. As videos do, it needs a network that
+was trained on poses of videos or of record.py. A causal network (train.py --preset live) reads each
 frame as it comes; another one reads the latest --window seconds again and again.
 
 --live needs a causal network and prints a prediction after every frame; or, if it has a class
 "background", where each action begins and ends: frame, seconds, the most probable class and its
-probability among the actions. Without FILE
-it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
-first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas or semicolons;
-nan or 0 for the coordinates of a joint that was not detected. An empty line is a frame without a body.
-A line that is not such a frame is reported and left out.
+probability among the actions. Without FILE it reads frames from the standard input: one line per frame,
+V x C numbers for each body (x, y, z of the first joint, of the second, ...), with decimal points,
+separated by spaces, tabs, commas or semicolons; nan or 0 for the coordinates of a joint that was not
+detected. An empty line is a frame without a body. A line that is not such a frame is reported and left
+out.
 """
 
 import argparse
@@ -261,7 +262,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="print a prediction after every frame, or where actions begin and end")
     add("--fps", type=float, default=30.0,
         help="frames per second of --animate and --live (default: 30); 0: as fast as possible; ignored "
-             "with videos, and with frames from the standard input")
+             "with --animate of a video and with the standard input")
     add("--device", default="",
         help="cuda or cpu (default: the GPU if there is one); ignored with --live and --camera, which "
              "use the CPU")
