@@ -9,12 +9,13 @@
 A FILE is anything that convert_data.py reads, a raw file under any name, or a .npy file of one clip,
 (T, V, C) or (M, T, V, C), or of several, (N, C, T, V, M); another order of these axes is found. --live
 needs a causal network (train.py --preset live) and prints a prediction after every frame; or, if it has
-a class "background", where each action begins and ends: frame, seconds, the most probable class and its
-probability among the actions. Without FILE
-it reads frames from the standard input: one line per frame, V x C numbers for each body (x, y, z of the
-first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas or semicolons;
-nan or 0 for the coordinates of a joint that was not detected. An empty line is a frame without a body.
-A line that is not such a frame is reported and left out.
+a class "background", where each action begins and ends: frame, seconds, the probability of the class
+among the actions, the class.
+
+Without FILE it reads frames from the standard input: one line per frame, V x C numbers for each body
+(x, y, z of the first joint, of the second, ...), with decimal points, separated by spaces, tabs, commas
+or semicolons; nan or 0 for the coordinates of a joint that was not detected. An empty line is a frame
+without a body. A line that is not such a frame is reported and left out.
 """
 
 import argparse
