@@ -251,7 +251,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="text file with the names of raw files to exclude (default: the official "
                              "list of missing skeletons)")  # fmt: skip
     parser.add_argument("--out_folder", metavar="FOLDER",
-                        help="output folder (default: NTU-RGB-D, NW-UCLA, ...)")  # fmt: skip
+                        help="output folder (default: NTU-RGB-D, NW-UCLA, ...; with --background: "
+                             "NW-UCLA-background, ...)")  # fmt: skip
     parser.add_argument("--bodies", choices=BODY_RULES, default="track",
                         help="rule for the bodies of a raw NTU file. track: track each body through "
                              "the clip, drop spurious detections, keep the two that move most, always "

@@ -16,8 +16,8 @@ was trained on poses of videos or of record.py. A causal network (train.py --pre
 frame as it comes; another one reads the latest --window seconds again and again.
 
 --live needs a causal network and prints a prediction after every frame; or, if it has a class
-"background", where each action begins and ends: frame, seconds, the most probable class and its
-probability among the actions. Without FILE it reads frames from the standard input: one line per frame,
+"background", where each action begins and ends: frame, seconds, the probability of the class among the
+actions, the class. Without FILE it reads frames from the standard input: one line per frame,
 V x C numbers for each body (x, y, z of the first joint, of the second, ...), with decimal points,
 separated by spaces, tabs, commas or semicolons; nan or 0 for the coordinates of a joint that was not
 detected. An empty line is a frame without a body. A line that is not such a frame is reported and left

@@ -136,7 +136,8 @@ class _Group:
 
 
 def with_background(stream: ClipStream, seed: int = 0) -> ClipStream:
-    """The stream with a class BACKGROUND, whose clips follow after all others.
+    """The stream with a class BACKGROUND, whose clips follow after all others, and a default output
+    folder of its own.
 
     A clip of it is the end of a clip and a pause after it. There are RELATIVE_CLASS_SIZE times as many
     as there are clips of the average class, at least one per group. An unknown subject or camera counts
@@ -149,7 +150,8 @@ def with_background(stream: ClipStream, seed: int = 0) -> ClipStream:
             f"{stream.title} has clips with the label {BACKGROUND}\nleave --background out"
         )
     clips = _add_pauses(stream.clips, len(stream.classes), np.random.default_rng(seed))
-    return replace(stream, classes=[*stream.classes, BACKGROUND], clips=clips)
+    classes, out_folder = [*stream.classes, BACKGROUND], f"{stream.out_folder}-{BACKGROUND}"
+    return replace(stream, classes=classes, clips=clips, out_folder=out_folder)
 
 
 def _add_pauses(

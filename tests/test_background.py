@@ -140,7 +140,9 @@ def test_a_class_of_this_name_is_enough():
 
 def test_a_conversion_with_pauses(raw, data, tmp_path):
     """The other clips stay as they are; meta.json has the class, and how many pauses there are."""
-    metas, _ = convert(with_background(open_input([raw])), tmp_path)
+    stream = with_background(open_input([raw]))
+    assert stream.out_folder == "NTU-RGB-D-background"  # not that of the data without pauses
+    metas, _ = convert(stream, tmp_path)
     for benchmark in ("xsub", "xview"):
         meta, plain = read_meta(tmp_path / benchmark), read_meta(data / benchmark)
         assert meta["classes"] == [*plain["classes"], BACKGROUND]
