@@ -2,6 +2,7 @@
 
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
+    python predict.py clip.skeleton --checkpoint ... --explain why.png   # important joints and frames
     python predict.py capture.npy --live --checkpoint checkpoints/live/best.pt
     SENSOR | python predict.py --live --checkpoint checkpoints/live/best.pt
 
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from explain import explain_clip
 from live import Recognizer
 from pretrained import ActionRecognizer, rank_classes
 from skeletons.clip import Clip
@@ -39,6 +41,7 @@ from training.distributed import require_one_process
 CHUNK = 256  # clips in memory at a time
 TOP = 5  # classes that are printed
 MAX_ANIMATED = 5  # clips
+MAX_EXPLAINED = 3  # clips
 
 
 def select_clips(
@@ -128,10 +131,27 @@ def print_stream(
     return invalid
 
 
+def draw_explanations(recognizer: ActionRecognizer, clips: Sequence[Clip], path: str) -> None:
+    """Draw which joints and frames the predictions of the clips rest on."""
+    import plot
+
+    explained = []
+    for clip in clips:
+        explanation = explain_clip(recognizer.model, recognizer.bodies([clip.data]))
+        name, percent = recognizer.classes[explanation.label], 100 * explanation.probability
+        explained.append((f"{clip.name}: {name}, {percent:.1f} %", explanation))
+    plot.explanations(explained, recognizer.layout, path)
+    print(path)
+
+
 def print_predictions(
-    recognizer: ActionRecognizer, clips: Iterator[Clip], animation: str | None, fps: float
+    recognizer: ActionRecognizer,
+    clips: Iterator[Clip],
+    animation: str | None,
+    fps: float,
+    explanation: str | None = None,
 ) -> None:
-    """Print the most probable classes of each clip, and animate the first clips."""
+    """Print the most probable classes of each clip; animate and explain the first clips."""
     first = []
     while chunk := list(islice(clips, CHUNK)):
         first = first or chunk[:MAX_ANIMATED]
@@ -148,16 +168,20 @@ def print_predictions(
         animated = [(c.name, c.data, *recognizer.classify_prefixes(c.data)) for c in first]
         plot.animate(animated, recognizer.layout, recognizer.classes, animation, fps)
         print(animation)
+    if explanation and first:
+        draw_explanations(recognizer, first[:MAX_EXPLAINED], explanation)
 
 
 def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     """Do what the options say; what cannot be read is added to `failures`."""
     if arguments.animate:
         check_output(arguments.animate, "--animate names another file")
+    if arguments.explain:
+        check_output(arguments.explain, "--explain names another file")
     recognizer = ActionRecognizer(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
     clips = select_clips(arguments.files, arguments.clip, recognizer, failures)
     if not arguments.live:
-        print_predictions(recognizer, clips, arguments.animate, arguments.fps)
+        print_predictions(recognizer, clips, arguments.animate, arguments.fps, arguments.explain)
         return
     live = Recognizer.load(arguments.checkpoint)
     if not arguments.files:
@@ -197,6 +221,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="OUT.gif",
         help="draw the clips, at most five, and the prediction after each frame",
     )
+    parser.add_argument(
+        "--explain",
+        metavar="OUT.png",
+        help="draw which joints and frames the prediction rests on, for at most three clips",
+    )
     parser.add_argument("--live", action="store_true", help="print a prediction after every frame")
     parser.add_argument(
         "--fps",
@@ -217,8 +246,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("give a FILE, or --live to read frames from the standard input")
     if arguments.animate and arguments.live:
         parser.error("--animate draws whole clips, not a stream: leave out --animate or --live")
+    if arguments.explain and arguments.live:
+        parser.error("--explain reads whole clips, not a stream: leave out --explain or --live")
     if arguments.animate and not arguments.animate.lower().endswith(".gif"):
         parser.error(f"--animate draws no {arguments.animate}: give a name that ends in .gif")
+    if arguments.explain and not arguments.explain.lower().endswith((".png", ".pdf")):
+        parser.error(f"--explain draws no {arguments.explain}: give a name that ends in .png or .pdf")
     failures = []
     try:
         predict(arguments, failures)

@@ -18,6 +18,7 @@ TEST_OUTPUTS = {
     "record": "_test.json",
     "confusion": "_confusion.png",
     "report": "_report.png",
+    "explained": "_explained.png",  # with --explain
     "predictions": "_predictions.csv",
     "scores": "_scores.npz",
 }
