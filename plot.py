@@ -496,19 +496,20 @@ def draw_key_frames(
     if poses.shape[3] == 3:
         turned[..., 0] = poses[..., 0] * math.cos(math.pi / 6) + poses[..., 2] * math.sin(math.pi / 6)
     shown = poses.any((2, 3))  # (frames, B)
-    width, height = (
-        max(np.ptp(bodies[some, :, i]) for bodies, some in zip(turned, shown, strict=True))
-        for i in (0, 1)
-    )
-    step = max(1.15 * width, 4.2 * height / len(frames))  # the row fills the figure
-    for number, (frame, bodies, some) in enumerate(zip(frames, turned, shown, strict=True)):
-        bodies[..., 0] += step * number - (bodies[some, :, 0].min() + bodies[some, :, 0].max()) / 2
-        for body in bodies[some]:
-            for bone in layout.bones:
-                axis.plot(*body[list(bone)].T, color="#bbbbbb", linewidth=1.6)
-        share = 100 * frame / max(explanation.poses.shape[2] - 1, 1)
-        lowest = turned[shown][..., 1].min() - 0.08 * height
-        axis.text(step * number, lowest, f"{share:.0f} %", ha="center", va="top", fontsize=8, color=INK)
+    low, high = np.array([
+        (bodies[some].min((0, 1)), bodies[some].max((0, 1)))
+        for bodies, some in zip(turned, shown, strict=True)
+    ]).swapaxes(0, 1)  # (frames, 2)  # fmt: skip
+    width, height = (high - low).max(0)
+    step = max(1.15 * width, 5.8 * height / len(frames))  # the row fills the figure
+    turned[..., 0] += (step * np.arange(len(frames)) - (low + high)[:, 0] / 2)[:, None, None]
+    for body in turned[shown]:
+        for bone in layout.bones:
+            axis.plot(*body[list(bone)].T, color="#bbbbbb", linewidth=1.6)
+    percents = 100 * np.array(frames) / max(explanation.poses.shape[2] - 1, 1)
+    style = {"ha": "center", "va": "top", "fontsize": 8, "color": INK}
+    for number, percent in enumerate(percents):
+        axis.text(step * number, low[:, 1].min() - 0.08 * height, f"{percent:.0f} %", **style)
     importance = np.maximum(explanation.joints, 0)
     highest = max(importance.max(), 1e-6)
     colors = np.broadcast_to(importance, (len(frames), *importance.shape))[shown].ravel()
