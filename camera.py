@@ -18,6 +18,8 @@ import numpy as np
 from live import Recognizer
 from overlay import TOP, AnimationWriter, draw
 from pretrained import ActionRecognizer, rank_classes
+from segmentation import Segmenter
+from skeletons.background import BACKGROUND
 from skeletons.clip import InvalidClip
 from skeletons.layout import Layout
 from skeletons.pose_estimation import INSTALL, FramePoses, PoseEstimator, VideoFrame, with_poses
@@ -143,10 +145,14 @@ class Rate:
 
 
 class FrameByFrame:
-    """A causal network reads each frame once."""
+    """A causal network reads each frame once. With a class "background", it begins anew after each
+    action (segmentation.py)."""
 
     def __init__(self, checkpoint: str | Path) -> None:
-        self.recognizer = Recognizer.load(checkpoint)
+        self.recognizer: Recognizer | Segmenter = Recognizer.load(checkpoint)
+        self.layout = self.recognizer.layout
+        if BACKGROUND in self.recognizer.classes:
+            self.recognizer = Segmenter(self.recognizer)
         self.reset()
 
     def reset(self) -> None:
@@ -156,7 +162,10 @@ class FrameByFrame:
 
     def __call__(self, poses: FramePoses, seconds: float) -> np.ndarray | None:
         """Probabilities (classes,) after this frame; None: no body so far."""
-        bodies, self.seen = complete(poses, self.seen, self.recognizer.layout)
+        bodies, self.seen = complete(poses, self.seen, self.layout)
+        if isinstance(self.recognizer, Segmenter):
+            answer = self.recognizer(bodies)
+            return answer.probabilities if self.recognizer.visible else None
         probabilities = self.recognizer(bodies)
         return probabilities if self.recognizer.bodies else None
 

@@ -6,13 +6,15 @@
     python plot.py confusion checkpoints/a/fold*/last_predictions.csv   # confusion matrix of all folds
 
 `--out picture.png` names the output. test.py draws the confusion matrix and the report of a test,
-predict.py --animate the animation of a clip, and docs/diagrams.py the diagrams of the pages.
+predict.py --animate the animation of a clip, --explain of both what a prediction rests on, and
+docs/diagrams.py the diagrams of the pages.
 """
 
 import argparse
 import csv
 import io
 import json
+import math
 import sys
 import tempfile
 import warnings
@@ -29,7 +31,10 @@ from skeletons.output import check_output, explain, make_console_safe, write_par
 
 if TYPE_CHECKING:  # matplotlib takes seconds to import, so it is imported where a picture is drawn
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
+
+    from explain import Explanation
 
 # The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -496,6 +501,76 @@ def draw_bars(
     axis.set_xlabel("probability, %", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def explanations(
+    explained: Sequence[tuple[str, "Explanation"]], layout: Layout, path: str | Path
+) -> None:
+    """For each clip: its bodies at the most important frames, joints coloured by importance, and the
+    importance of all frames.
+
+    explained  titles and explanations (explain.py)
+    """
+    height = 3.4 * len(explained)
+    figure = new_figure([title for title, _ in explained], figsize=(9, height))
+    for part, (title, explanation) in zip(
+        np.atleast_1d(figure.subfigures(len(explained))), explained, strict=True
+    ):
+        scene, curve = part.subplots(2, height_ratios=(1.9, 1))
+        frames = key_frames(explanation.frames, explanation.poses.any((0, 1, 3)))
+        joints = draw_key_frames(scene, explanation, frames, layout)
+        part.colorbar(
+            joints, ax=scene, shrink=0.9, pad=0.01, panchor=False, label="importance of joints"
+        )
+        time = np.linspace(0, 100, len(explanation.frames))
+        curve.axhline(0, color=INK, linewidth=0.8)
+        curve.plot(time, explanation.frames, color=COLORS[0], linewidth=1.6)
+        curve.plot(time[frames], explanation.frames[frames], "o", color=COLORS[1], markersize=5)
+        curve.set(xlim=(-1, 101), xlabel="time, % of the clip", ylabel="importance\nof frames")
+        open_axes(curve)
+        part.suptitle(title, fontsize=11, color=INK)
+    save(figure, path)
+
+
+def key_frames(importance: np.ndarray, visible: np.ndarray, count: int = 6) -> list[int]:
+    """The most important frame of each of `count` sections of the frames (T,) that show a body."""
+    sections = np.array_split(np.flatnonzero(visible), count)
+    return [int(s[importance[s].argmax()]) for s in sections if len(s)]
+
+
+def draw_key_frames(
+    axis: "Axes", explanation: "Explanation", frames: Sequence[int], layout: Layout
+) -> "PathCollection":
+    """The bodies at some frames, time to the right -> the coloured joints."""
+    # (frames, B, V, C); 3D bodies are turned by 30 degrees, so that arms in front of them are seen.
+    poses = explanation.poses[:, :, frames].transpose(2, 0, 3, 1)
+    turned = poses[..., :2].copy()
+    if poses.shape[3] == 3:
+        turned[..., 0] = poses[..., 0] * math.cos(math.pi / 6) + poses[..., 2] * math.sin(math.pi / 6)
+    shown = poses.any((2, 3))  # (frames, B)
+    low, high = np.array([
+        (bodies[some].min((0, 1)), bodies[some].max((0, 1)))
+        for bodies, some in zip(turned, shown, strict=True)
+    ]).swapaxes(0, 1)  # (frames, 2)  # fmt: skip
+    width, height = (high - low).max(0)
+    step = max(1.15 * width, 5.8 * height / len(frames))  # the row fills the figure
+    turned[..., 0] += (step * np.arange(len(frames)) - (low + high)[:, 0] / 2)[:, None, None]
+    for body in turned[shown]:
+        for bone in layout.bones:
+            axis.plot(*body[list(bone)].T, color="#bbbbbb", linewidth=1.6)
+    percents = 100 * np.array(frames) / max(explanation.poses.shape[2] - 1, 1)
+    style = {"ha": "center", "va": "top", "fontsize": 8, "color": INK}
+    for number, percent in enumerate(percents):
+        axis.text(step * number, low[:, 1].min() - 0.08 * height, f"{percent:.0f} %", **style)
+    importance = np.maximum(explanation.joints, 0)
+    highest = max(importance.max(), 1e-6)
+    colors = np.broadcast_to(importance, (len(frames), *importance.shape))[shown].ravel()
+    axis.set_aspect("equal")
+    axis.axis("off")
+    return axis.scatter(
+        *turned[shown].reshape(-1, 2).T, c=colors, s=8 + 50 * colors / highest, cmap="magma_r", vmin=0,
+        vmax=highest, edgecolors="#999999", linewidths=0.4, zorder=3,
+    )  # fmt: skip
 
 
 # Of inputs, output and title.

@@ -3,6 +3,7 @@
     python predict.py examples/hand-waving.npy --checkpoint demo-small      # a released network
     python predict.py S002C001P001R001A010.skeleton --checkpoint checkpoints/my-run/best.pt
     python predict.py NTU-RGB-D/xview --clip S002C001P001R001A010 --checkpoint ... --animate clip.gif
+    python predict.py clip.skeleton --checkpoint ... --explain why.png   # important joints and frames
     python predict.py clip.mp4 --checkpoint checkpoints/my-videos/best.pt --animate clip-answer.mp4
     python predict.py --camera 0 --checkpoint checkpoints/my-videos/best.pt
     python predict.py capture.npy --live --checkpoint checkpoints/live/best.pt
@@ -36,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from explain import explain_clip
 from live import Recognizer
 from pretrained import ActionRecognizer, rank_classes
 from segmentation import Event, Segmenter
@@ -53,6 +55,7 @@ from training.distributed import require_one_process
 CHUNK = 256  # clips in memory at a time
 TOP = 5  # classes that are printed
 MAX_ANIMATED = 5  # clips
+MAX_EXPLAINED = 3  # clips
 MAX_PREFIX_FRAMES = 400_000  # of all beginnings of a long video, for the predictions of an animation
 
 
@@ -158,14 +161,28 @@ def print_events(events: Iterable[Event], fps: float) -> None:
         print(f"{time_and_kind}  {100 * event.probability:5.1f} %  {event.name}", flush=True)
 
 
+def draw_explanations(recognizer: ActionRecognizer, clips: Sequence[Clip], path: str) -> None:
+    """Draw which joints and frames the predictions of the clips rest on."""
+    import plot
+
+    explained = []
+    for clip in clips:
+        explanation = explain_clip(recognizer.model, recognizer.bodies([clip.data]))
+        name, percent = recognizer.classes[explanation.label], 100 * explanation.probability
+        explained.append((f"{clip.name}: {name}, {percent:.1f} %", explanation))
+    plot.explanations(explained, recognizer.layout, path)
+    print(path)
+
+
 def print_predictions(
     recognizer: ActionRecognizer,
     clips: Iterator[Clip],
     animation: str | None,
     fps: float,
     max_fps: float,
+    explanation: str | None = None,
 ) -> None:
-    """Print the most probable classes of each clip, and animate the first clips.
+    """Print the most probable classes of each clip; animate and explain the first clips.
 
     max_fps  with which poses in videos are estimated
     """
@@ -193,6 +210,8 @@ def print_predictions(
         animated = [(c.name, c.data, *recognizer.classify_prefixes(c.data)) for c in first]
         plot.animate(animated, recognizer.layout, recognizer.classes, animation, fps)
         print(animation)
+    if explanation and first:
+        draw_explanations(recognizer, first[:MAX_EXPLAINED], explanation)
 
 
 def watch_camera(arguments: argparse.Namespace, poses: PoseOptions) -> None:
@@ -215,7 +234,7 @@ def watch_camera(arguments: argparse.Namespace, poses: PoseOptions) -> None:
 
 def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     """Do what the options say; what cannot be read is added to `failures`."""
-    for option in ("animate", "frames_out"):
+    for option in ("animate", "explain", "frames_out"):
         if path := getattr(arguments, option):
             check_output(path, f"--{option} names another file")
     poses = PoseOptions.from_arguments(arguments)
@@ -225,7 +244,9 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     recognizer = ActionRecognizer(arguments.checkpoint, "cpu" if arguments.live else arguments.device)
     clips = select_clips(arguments.files, arguments.clip, recognizer, failures, poses)
     if not arguments.live:
-        print_predictions(recognizer, clips, arguments.animate, arguments.fps, poses.max_fps)
+        print_predictions(
+            recognizer, clips, arguments.animate, arguments.fps, poses.max_fps, arguments.explain
+        )
         return
     live: Recognizer | Segmenter = Recognizer.load(arguments.checkpoint)
     if BACKGROUND in live.classes:
@@ -258,6 +279,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--animate", metavar="OUT.gif",
         help="draw the clips, at most five, and the prediction after each frame; of a video (.gif or "
              ".mp4), over its pictures")
+    add("--explain", metavar="OUT.png",
+        help="draw which joints and frames the prediction rests on, for at most three clips")
     add("--live", action="store_true",
         help="print a prediction after every frame, or where actions begin and end")
     add("--fps", type=float, default=30.0,
@@ -284,12 +307,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def find_fault(arguments: argparse.Namespace) -> str:
     """What is wrong with options that do not fit each other, or ""."""
     files, animation = arguments.files, arguments.animate
-    if arguments.camera and (files or arguments.live or animation):
-        return "--camera takes no FILE, --live or --animate; --frames_out writes what it shows"
+    if arguments.camera and (files or arguments.live or animation or arguments.explain):
+        return (
+            "--camera takes no FILE, --live, --animate or --explain; --frames_out writes what it shows"
+        )
     if not files and not arguments.live and not arguments.camera:
         return "give a FILE, --camera 0, or --live to read frames from the standard input"
     if animation and arguments.live:
         return "--animate draws whole clips, not a stream: leave out --animate or --live"
+    if arguments.explain and arguments.live:
+        return "--explain reads whole clips, not a stream: leave out --explain or --live"
+    if arguments.explain and not arguments.explain.lower().endswith((".png", ".pdf")):
+        return f"--explain draws no {arguments.explain}: give a name that ends in .png or .pdf"
     videos = any(file.lower().endswith(VIDEO_SUFFIXES) for file in files)
     suffixes = (".gif", ".mp4") if videos else (".gif",)
     if animation and not animation.lower().endswith(suffixes):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from skeletons.batch import Tracks
+from skeletons.batch import BodyBatch, Tracks
 from skeletons.clip import InvalidClip
 from skeletons.clip_stream import clean_clip
 from skeletons.custom_arrays import ArrayFormat, find_format, load_clip
@@ -119,6 +119,10 @@ class ActionRecognizer:
 
     @torch.no_grad()
     def _classify_batch(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        return self.model.posterior(self.model(self.bodies(clips))).cpu().numpy()
+
+    def bodies(self, clips: Sequence[np.ndarray]) -> BodyBatch:
+        """Clips (T, C, V, M), as for `classify`, -> their bodies as the network reads them."""
         slots = max(clip.shape[3] for clip in clips)
         frames = []
         for clip in clips:
@@ -129,8 +133,7 @@ class ActionRecognizer:
         tracks = Tracks.from_frames(
             torch.from_numpy(np.concatenate(frames)), num_frame, self.preprocess.bones
         )
-        bodies = self.preprocess(tracks.to(self.device), num_frame)
-        return self.model.posterior(self.model(bodies)).cpu().numpy()
+        return self.preprocess(tracks.to(self.device), num_frame)
 
     def classify_prefixes(self, clip: np.ndarray, limit: int = 40) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities of the beginnings of a clip (T, C, V, M), after each frame or after

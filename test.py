@@ -4,6 +4,7 @@
     python test.py checkpoints/my-run/last.pt --tta 10       # mean over random crops and transforms
     python test.py checkpoints/a/last.pt checkpoints/b/last.pt          # an ensemble: mean of both
     python test.py checkpoints/my-run/last.pt --early_recognition    # also on the beginnings of clips
+    python test.py checkpoints/my-run/last.pt --explain      # what the worst confusions rest on
     python test.py demo-small                     # a released network (checkpoints/README.md)
 
 Prints accuracy, top-5 accuracy and loss of the temporal stream, the spatial stream and their fusion;
@@ -14,6 +15,9 @@ folder --out:
 best_test.json         all of this, the configuration and the machine; benchmarks/tables.py reads it
 best_confusion.png     the confusion matrix
 best_report.png        accuracy by fusion weight and, with --early_recognition, by observation ratio
+best_explained.png     with --explain: for each of the three most confused pairs of classes, the clip
+                       with the most probable wrong prediction, and the joints and frames that this
+                       prediction rests on
 best_predictions.csv   a line per clip: its name, class, the class that the fusion predicts and its
                        probability, and the classes that the temporal and spatial streams predict
 best_scores.npz        posterior (N, 3, classes) of temporal, spatial, fused; label (N,); name (N,)
@@ -38,6 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from explain import Explanation, explain_clip
 from feeder import Feeder
 from model import fuse
 from skeletons.layout import Layout
@@ -53,6 +58,7 @@ from training.run import TEST_OUTPUTS, RunFolder
 
 GROUPS = ("camera", "subject")
 TEMPORAL_WEIGHTS = torch.linspace(0, 1, 21)
+EXPLAINED = 3  # pairs of classes
 OBSERVATION_RATIOS = [i / 10 for i in range(1, 11)]
 
 
@@ -275,6 +281,26 @@ def most_confused(
     return [(classes[a], classes[b], int(wrong[a, b]), clips[a]) for a, b in pairs if wrong[a, b]]
 
 
+def explain_confusions(
+    evaluation: Evaluation, results: Results, limit: int = EXPLAINED
+) -> list[tuple[str, Explanation]]:
+    """For each of the most confused pairs of classes, the clip with the most probable wrong prediction
+    -> what it is, and the explanation of the prediction."""
+    checkpoint, classes = evaluation.checkpoint, evaluation.checkpoint["classes"]
+    feeder = open_split(checkpoint, evaluation.path, evaluation.data, mmap=True).eval()
+    probability, predicted = results.posterior[:, 2].max(1)
+    explained = []
+    for true, wrong, *_ in most_confused(confusion_matrix(results, len(classes)), classes, limit):
+        label = classes.index(wrong)
+        confused = (results.label == classes.index(true)) & (predicted == label)
+        clip = int(probability.masked_fill(~confused, -1).argmax())
+        bodies, _ = feeder.bodies([clip])
+        explanation = explain_clip(evaluation.model, bodies.to(evaluation.device), label)
+        title = f"{results.names[clip]}: {true} predicted as {wrong}, {100 * probability[clip]:.1f} %"
+        explained.append((title, explanation))
+    return explained
+
+
 def accuracy_by_group(correct: Tensor, groups: Sequence[Any]) -> dict[Any, dict[str, float]]:
     """Clips and accuracy of each group: correct (N,) bool, groups (N,)."""
     members = {}
@@ -368,6 +394,7 @@ def write_files(
     evaluations: list[Evaluation],
     results: Results,
     record: dict[str, Any],
+    explained: list[tuple[str, Explanation]],
     outputs: dict[str, Path],
 ) -> None:
     """Write the files that the first lines of this file list."""
@@ -383,6 +410,8 @@ def write_files(
     title = f"{name}: {100 * accuracy:.1f} % of {len(label)} clips"
     plot.confusion(confusion_matrix(results, len(classes)), classes, outputs["confusion"], title)
     plot.report(record, outputs["report"], title)
+    if explained:
+        plot.explanations(explained, Layout.from_dict(first.checkpoint["layout"]), outputs["explained"])
     with open(
         outputs["predictions"], "w", encoding="utf-8", errors="backslashreplace", newline=""
     ) as file:
@@ -452,6 +481,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
                              "and transforms of it (default: 1, none)")  # fmt: skip
     parser.add_argument("--early_recognition", action="store_true",
                         help="test also on the first 10 %% of each clip, 20 %%, ...")  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="draw what the worst confusions rest on")
     parser.add_argument("--num_workers", type=int, default=0,
                         help="DataLoader worker processes; 0: batches are made on the device "
                              "(default: 0)")  # fmt: skip
@@ -470,11 +500,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         device = engine.resolve_device(arguments.device)
         engine.check_precision(arguments.precision, device)
         evaluations = [Evaluation(source, arguments, device) for source in arguments.checkpoints]
+        if arguments.explain and len(evaluations) > 1:
+            raise ValueError("--explain explains one network\ngive one checkpoint")
         outputs = output_paths([one.path for one in evaluations], arguments.out)
         results = run_tests(evaluations, arguments.early_recognition)
         record = make_record(evaluations, results)
         print_record(record)
-        write_outputs(outputs, partial(write_files, evaluations, results, record))
+        explained = explain_confusions(evaluations[0], results) if arguments.explain else []
+        if not explained:
+            path = outputs.pop("explained")
+            if arguments.explain:
+                print(f"every clip is classified correctly: no {path.name}")
+        write_outputs(outputs, partial(write_files, evaluations, results, record, explained))
     except (ValueError, OSError) as error:
         raise SystemExit(f"test.py: {explain(error)}") from error
     except KeyboardInterrupt:

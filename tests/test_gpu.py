@@ -1,10 +1,12 @@
 """What only a GPU can show. `make gpu` runs these tests and benchmarks/gpu.py."""
 
+import numpy as np
 import pytest
 import torch
 from train_helpers import STILL, StopAt, assert_same_run, changed, equal, load, log_of, tiny_config
 
 import train
+from explain import explain_clip
 from extensions import ExtensionConfig
 from feeder import Feeder
 from model import SPATIAL, TEMPORAL, NetworkConfig, TwoStreamRNN
@@ -63,6 +65,17 @@ def test_a_gpu_computes_the_same(data, temporal, spatial, extensions, monkeypatc
     on_cpu = model.cpu()(bodies.to("cpu"))
     for logits, expected in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(logits.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@EXTENSIONS
+def test_a_gpu_explains_the_same(data, extensions, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    feeder, model = build(data, extensions)
+    bodies, _ = feeder.eval().bodies([0])
+    on_gpu = explain_clip(model.eval(), bodies, label=0)
+    on_cpu = explain_clip(model.cpu(), bodies.to("cpu"), label=0)
+    for values, expected in zip(on_gpu[2:4], on_cpu[2:4], strict=True):
+        np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")

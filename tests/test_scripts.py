@@ -245,6 +245,39 @@ def test_the_mean_of_two_networks(trained, second):
     assert len(sweep["validation"]) == 21
 
 
+def test_the_most_confused_clips_are_explained(trained, second, monkeypatch, capsys):
+    """One clip for each of the most confused pairs, that with the most probable wrong prediction."""
+    drawn = []
+
+    def draw(explained, layout, path):
+        drawn.extend(explained)
+        path.write_bytes(b"picture")
+
+    monkeypatch.setattr(plot, "explanations", draw)
+    record = run_test(trained / "best.pt", "--explain")
+    assert (trained / "best_explained.png").read_bytes() == b"picture"
+    assert "best_explained.png" in capsys.readouterr().out
+    saved, classes = scores(trained / "best.pt"), load_checkpoint(trained / "best.pt")["classes"]
+    assert len(drawn) == min(3, len(record["most_confused"])) > 0
+    for (title, explanation), (true, wrong, *_) in zip(drawn, record["most_confused"], strict=False):
+        name, text = title.split(": ")
+        number = saved["name"].tolist().index(name)
+        assert text.startswith(f"{true} predicted as {wrong}, ")
+        posterior = saved["posterior"][:, 2]
+        assert classes[saved["label"][number]] == true
+        assert classes[posterior[number].argmax()] == wrong == classes[explanation.label]
+        assert explanation.probability == pytest.approx(posterior[number].max(), abs=1e-5)
+        alike = (saved["label"] == saved["label"][number]) & (posterior.argmax(1) == explanation.label)
+        assert posterior[alike].max() == posterior[number].max()
+    (trained / "best_explained.png").unlink()
+    message = failure(test_script.main, trained / "best.pt", second / "best.pt", "--explain")
+    assert message == "test.py: --explain explains one network\ngive one checkpoint"
+    monkeypatch.setattr(test_script, "most_confused", lambda *_: [])
+    run_test(trained / "best.pt", "--explain")
+    assert not (trained / "best_explained.png").exists()
+    assert "every clip is classified correctly: no best_explained.png" in capsys.readouterr().out
+
+
 def test_test_clips_alone(trained, workplace):
     """Sent elsewhere: no weight can be chosen, the rest is the same."""
     record = run_test(trained / "best.pt")
@@ -390,6 +423,32 @@ def test_predict(trained, workplace, raw, capsys, monkeypatch):
     assert lines("NTU-RGB-D/xview", "--clip", "0")[0].split()[0] == scores_name(workplace)
     two = lines(raw, "--clip", NAME, NAME[:-2] + "58")
     assert two[:6] == one[:6] and "2 bodies" in two[6]
+
+
+def test_predict_explains(trained, raw, recognizer, capsys, monkeypatch):
+    """The class that is printed first, of at most three clips."""
+    drawn = []
+    monkeypatch.setattr(plot, "explanations", lambda *given: drawn.append(given))
+    arguments = [str(raw), "--checkpoint", str(trained / "best.pt"), "--explain", "a/why.png"]
+    predict.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    ((explained, layout, path),) = drawn
+    assert lines[-1] == path == "a/why.png" and layout == recognizer.layout and len(explained) == 3
+    for (title, explanation), heading, first in zip(explained, lines[::6], lines[1::6], strict=False):
+        percent, name = first.split(" %  ")
+        assert title == f"{heading.split()[0]}: {name}, {percent.strip()} %"
+        assert explanation.joints.shape[1] == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--explain", "why.png", "--live"), "leave out --explain or --live"),
+     (("--explain", "why.gif"), "--explain draws no why.gif: give a name that ends in .png")],
+)  # fmt: skip
+def test_explain_options_that_do_not_fit(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        predict.main(["clip.npy", "--checkpoint", "no.pt", *arguments])
+    assert message in capsys.readouterr().err
 
 
 def scores_name(workplace):

@@ -21,6 +21,7 @@ TEST_OUTPUTS = {
     "record": "_test.json",
     "confusion": "_confusion.png",
     "report": "_report.png",
+    "explained": "_explained.png",  # with --explain
     "predictions": "_predictions.csv",
     "scores": "_scores.npz",
 }
