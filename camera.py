@@ -159,10 +159,14 @@ class FrameByFrame:
         """Begin another clip."""
         self.recognizer.reset()
         self.seen: np.ndarray | None = None
+        self.latest = np.float32(np.nan)  # (M, V, C) the latest position of each joint
 
     def __call__(self, poses: FramePoses, seconds: float) -> np.ndarray | None:
         """Probabilities (classes,) after this frame; None: no body so far."""
         bodies, self.seen = complete(poses, self.seen, self.layout)
+        # A missing joint keeps its position, as in `Recognizer`, which a Segmenter begins anew.
+        self.latest = np.where(np.isnan(bodies), self.latest, bodies)
+        bodies = np.where(poses.confidences.any(1)[:, None, None], self.latest, np.nan)
         if isinstance(self.recognizer, Segmenter):
             answer = self.recognizer(bodies)
             return answer.probabilities if self.recognizer.visible else None

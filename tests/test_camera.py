@@ -30,6 +30,8 @@ from camera import FrameByFrame, LatestFrames, Screen, complete, read_camera, wa
 from live import Recognizer
 from model import TwoStreamRNN
 from pretrained import ActionRecognizer
+from segmentation import Segmenter
+from skeletons.background import BACKGROUND
 from skeletons.custom_arrays import ArrayFormat, prepare_frames
 from skeletons.layout import KINECT_V2
 from skeletons.preprocess import Preprocess
@@ -39,18 +41,18 @@ CLASSES = ["clap", "wave", "walk"]
 LIVE = {"crop_resize": False, "window_size": 0, "normalization": "first-frame"}
 
 
-def save_network(path, layout=LAYOUT, **options):
+def save_network(path, layout=LAYOUT, classes=CLASSES, **options):
     """A checkpoint with larger initial weights of a network."""
     torch.manual_seed(0)
     network, extensions = configs(**SMALL | options)
-    model = TwoStreamRNN(layout, len(CLASSES), network, extensions)
+    model = TwoStreamRNN(layout, len(classes), network, extensions)
     for parameter in model.parameters():
         parameter.data *= 3
     preprocessing = LIVE if options.get("causal") else {"window_size": 16}
     save_checkpoint(path, {
         "model": model.state_dict(),
         "model_args": {"network": asdict(network), "extensions": asdict(extensions), "channels": 3},
-        "layout": layout.to_dict(), "classes": CLASSES, "config": {"data": "none"}, "epoch": 0,
+        "layout": layout.to_dict(), "classes": classes, "config": {"data": "none"}, "epoch": 0,
         "preprocessing": Preprocess(layout, 3, **preprocessing).eval().options(),
     })  # fmt: skip
     return path
@@ -194,6 +196,21 @@ def test_a_causal_network_reads_what_a_conversion_would_give(causal):
             np.testing.assert_allclose(reader(poses, i / 10), expected(clip[0].T), atol=1e-6)
         reader.reset()
         assert reader(fake_poses(0, found=False), 0.0) is None
+
+
+def test_a_network_that_knows_pauses_reads_as_a_segmenter(fake):  # noqa: F811
+    """It begins anew again and again; a joint that is missing then keeps its position."""
+    checkpoint = save_network(fake / "pauses.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL)
+    reader, expected = FrameByFrame(checkpoint), Segmenter.load(checkpoint)
+    assert reader(fake_poses(0, found=False), 0.0) is None
+    wrist = LAYOUT.joint("left wrist")
+    for i in range(60):
+        bodies = fake_poses(i % 4).bodies.copy()
+        if i > 2:  # it is not seen any more
+            bodies[0, wrist] = fake_poses(2).bodies[0, wrist]
+        bodies[1] = np.nan
+        found = reader(fake_poses(i % 4, hidden=[wrist] if i > 2 else []), i / 10)
+        np.testing.assert_allclose(found, expected(bodies).probabilities, atol=1e-6)
 
 
 def test_complete_fills_what_was_never_seen_and_leaves_the_rest_to_the_recognizer():

@@ -202,9 +202,12 @@ def test_options_in_the_text_exist(monkeypatch, capsys):
     known = {f"--{name}" for name in ("preset", "resume", "overwrite", "config", "help")}
     for name, value in train.flat(train.make_config()).items():
         known |= {f"--{name}"} | ({f"--no_{name}"} if isinstance(value, bool) else set())
-    scripts = [*ROOT.glob("*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")]
+    folders = ("", "benchmarks", "docs", "skeletons")
+    scripts = [script for folder in folders for script in (ROOT / folder).glob("*.py")]
     for script in scripts:
-        known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', script.read_text(encoding="utf-8")))
+        known |= set(
+            re.findall(r'\badd(?:_argument)?\(\s*"(--\w+)"', script.read_text(encoding="utf-8"))
+        )
     for page in PAGES:
         code = " ".join(span for span in spans(page) if not span.startswith("ruff "))
         used = set(re.findall(r"(?<![\w-])--\w[\w-]*", code))
@@ -265,7 +268,12 @@ def workplace(tmp_path_factory):
             for line in (line for text in blocks for line in lines_of(text)):
                 if "examples/" not in line or (folder / "examples").is_dir():
                     run_command(line)
-        run_command("python train.py --preset live --data demo/xview --name live")
+        # What blocks of Python read.
+        run_command("python convert_data.py --data_path demo/raw --out_folder pauses --background")
+        run_command("python train.py --preset live --data pauses/xview --name live")
+        run_command("python train.py --preset demo --name my-run")
+        run_command("python train.py --preset full --data demo/xview --name utd")
+        shutil.copytree(folder / "demo/xview", folder / "NW-UCLA/xview")
     return folder
 
 
@@ -303,8 +311,13 @@ def test_blocks_of_python_run(page, number, workplace, monkeypatch):
     code = code.replace("PATH/OF/THIS/REPOSITORY", ROOT.as_posix())
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(engine, "count_flops", lambda *_: 123_456)
-    for name, value in {"epochs": 1, "hidden_size": 4, "part_hidden_size": 4}.items():
-        monkeypatch.setitem(train.PRESETS["small"], name, value)
+    tiny = {"epochs": 1, "hidden_size": 4, "part_hidden_size": 4}
+    for preset, sizes in {
+        "small": tiny,
+        "full": tiny | {"window_size": 12, "spatial_window": 12},
+    }.items():
+        for name, value in sizes.items():
+            monkeypatch.setitem(train.PRESETS[preset], name, value)
     clip = np.random.default_rng(0).normal(size=(20, 25, 3))  # (T, V, C)
     exec(compile(code, page, "exec"), {"__name__": "block", "clip": clip, "sensor": clip})
 
