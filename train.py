@@ -192,6 +192,7 @@ PAPER = {
 
 # The most accurate so far, for small data sets; results/README.md has what each setting adds.
 FULL = {
+    "temporal": "stacked", "spatial": "chain",
     "modalities": ("joint", "motion", "bone", "distance", "partner"), "view_adaptation": 64,
     "input_norm": True, "input_dropout": 0.2, "dropout": 0.3,
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
@@ -214,7 +215,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "full": FULL,
     # Class probabilities after every frame (live.py).
-    "live": FULL | {"causal": True, "view_adaptation": 0, "temporal": "stacked", "spatial": "chain"},
+    "live": FULL | {"causal": True, "view_adaptation": 0},
     "demo": {
         "data": "demo/xview", "hidden_size": 64, "part_hidden_size": 32, "window_size": 48,
         "spatial_window": 48, "epochs": 30, "batch_size": 64, "learning_rate": 0.003,
