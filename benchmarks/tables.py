@@ -302,14 +302,14 @@ def zoo_table(records: list[dict]) -> str:
     lines = [ZOO_COLUMNS, ["---"] * len(ZOO_COLUMNS)]
     for record in records:
         _, label, _, temporal, spatial = row_key(record)
-        runs, rate = record["runs"], record["clips_per_second"]
+        runs, rate = record["runs"], record.get("clips_per_second")
         accuracy = record["results"]["fused"]["accuracy"]
         many = f"{100 * runs['mean']:.1f} ± {100 * runs['std']:.1f} ({runs['n']})" if runs else ""
         lines.append([
             f"`{record['name']}`", record["data"], label, architecture(temporal, spatial),
             str(record["config"]["seed"]), f"{100 * accuracy:.1f} %", many,
             f"{record['parameters'] / 1e6:.2f} M", f"{record['bytes'] / 1e6:.1f} MB",
-            f"{record['flops'] / 1e9:.2g}", f"{rate:,.0f} clips/s ({record['device']})",
+            f"{record['flops'] / 1e9:.2g}", f"{rate:,.0f} clips/s ({record['device']})" if rate else "",
         ])  # fmt: skip
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
