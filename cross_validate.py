@@ -23,7 +23,7 @@ from typing import Any
 
 import test
 import train
-from skeletons.output import explain, make_console_safe
+from skeletons.output import error_message, make_console_safe
 from skeletons.storage import find_folds, split_files
 from skeletons.version import git_commit
 from training import engine
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         print(run(parser.parse_args(argv[:1]).folder, argv[1:]))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"cross_validate.py: {explain(error)}") from error
+        raise SystemExit(f"cross_validate.py: {error_message(error)}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

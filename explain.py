@@ -36,7 +36,8 @@ class Explanation(NamedTuple):
     label        the class
     probability  that the network gives it
     joints       importance of each joint, float32 (B, V)
-    frames       importance of each frame, float32 (T,)
+    frames       importance of each frame, from the first to the last one that shows a body, float32
+                 (T,)
     poses        the bodies as the network reads them, float32 (B, C, T, V); zeros where absent
     """
 
@@ -59,10 +60,8 @@ def explain_clip(model: TwoStreamRNN, bodies: BodyBatch, label: int | None = Non
     if len(bodies.visible) != 1 or not bodies.visible.any():
         problem = "no body is visible" if len(bodies.visible) == 1 else f"{len(bodies.visible)} clips"
         raise ValueError(f"nothing to explain: {problem}\ngive one clip that shows a body")
-    if model.causal:  # clips are padded, and it does not read the padding
-        last = int(visible_frames(bodies.joints).any(0).nonzero().max())
-        bodies = bodies._replace(joints=bodies.joints[:, :, : last + 1])
     joints = bodies.joints
+    span = shown_span(joints)
     posterior = model.posterior(model(bodies))[0]
     label = int(posterior.argmax()) if label is None else label
 
@@ -76,14 +75,22 @@ def explain_clip(model: TwoStreamRNN, bodies: BodyBatch, label: int | None = Non
         return ((log[0] - without) + (alone - log[1])) / 2
 
     count, _, num_frames, num_joints = joints.shape
+    windows = sliding_windows(span.stop - span.start, WINDOWS).to(joints.device)
+    padded = torch.nn.functional.pad(windows, (span.start, num_frames - span.stop))
     each_joint = torch.eye(count * num_joints, dtype=torch.bool, device=joints.device)
-    windows = sliding_windows(num_frames, WINDOWS).to(joints.device)
     still = least_typical(model, bodies, label)
     by_joint = importance(partial(hold_joints, still), each_joint.view(-1, count, num_joints))
-    by_window = importance(interpolate_frames, windows)
+    by_window = importance(interpolate_frames, padded)
     frames = (windows * by_window[:, None]).sum(0) / windows.sum(0)
-    arrays = (x.cpu().numpy() for x in (by_joint.view(count, num_joints), frames, joints))
+    poses = joints[:, :, span]
+    arrays = (x.cpu().numpy() for x in (by_joint.view(count, num_joints), frames, poses))
     return Explanation(label, float(posterior[label]), *arrays)
+
+
+def shown_span(joints: Tensor) -> slice:
+    """From the first to the last frame of joints (B, C, T, V) that shows a body: without padding."""
+    shown = visible_frames(joints).any(0).nonzero()[:, 0]
+    return slice(int(shown.min()), int(shown.max()) + 1)
 
 
 def class_probabilities(
@@ -110,8 +117,8 @@ def class_probabilities(
 def least_typical(model: TwoStreamRNN, bodies: BodyBatch, label: int) -> Tensor:
     """The bodies standing still in the pose of the clip that looks least like the class: joints
     (B, C, T, V) with the lowest probability of the class, among 2 * WINDOWS frames."""
-    num_frames = bodies.joints.shape[2]
-    frames = torch.linspace(0, num_frames - 1, 2 * WINDOWS).round().long().unique()
+    num_frames, span = bodies.joints.shape[2], shown_span(bodies.joints)
+    frames = torch.linspace(span.start, span.stop - 1, 2 * WINDOWS).round().long().unique()
     others = ~torch.eye(num_frames, dtype=torch.bool)[frames].to(bodies.joints.device)
     lowest = class_probabilities(model, bodies, others, interpolate_frames)[:, label].argmin()
     return interpolate_frames(bodies.joints, others[lowest][None])[0]

@@ -4,7 +4,8 @@
     python export.py checkpoints/my-run/best.pt            # -> checkpoints/my-run/best.onnx
 
 The file contains the preprocessing, too. Input "joints", float32 (N, C, T, V, M): clips as they were
-recorded, in the unit and axes of the training data, with zeros for absent bodies; N, T and M are free.
+recorded, in the unit and axes of the training data, with zeros for absent bodies; N, T and M are free
+(M up to 2 with the modality partner).
 Frames without any body do not count, so clips of different lengths are padded with zeros. Output
 "probabilities", float32 (N, classes); NaN for a clip with an invalid coordinate (NaN, infinite, or 1e6
 and more), or without any body. The metadata names the classes and the joints.
@@ -33,7 +34,7 @@ from layers import LSTMEncoder, MeanPool
 from model import TwoStreamRNN
 from skeletons.batch import BodyBatch, visible_first, visible_frames
 from skeletons.clip import MAX_COORDINATE
-from skeletons.output import check_output, explain, make_console_safe, write_partial
+from skeletons.output import check_output, error_message, make_console_safe, write_partial
 from skeletons.preprocess import Preprocess
 from skeletons.storage import read_split, split_files
 from training.checkpoint import build_model, build_preprocess, load_checkpoint
@@ -57,8 +58,7 @@ class ExportableModel(nn.Module):
         self.model, self.preprocess = model, preprocess.eval()
         if not model.causal and self.preprocess.window_size <= 0:
             raise ValueError(
-                "only clips of one window can be exported\n"
-                "train with crop_resize=True and a window_size above 0"
+                "only clips of one window can be exported\ntrain with a window_size above 0"
             )
         self.eval()
 
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError as error:
         raise SystemExit(f"export.py: {error}\npip install onnx onnxruntime") from error
     except (ValueError, OSError) as error:
-        raise SystemExit(f"export.py: {explain(error)}") from error
+        raise SystemExit(f"export.py: {error_message(error)}") from error
 
 
 if __name__ == "__main__":

@@ -96,6 +96,8 @@ class Recognizer:
             raise ValueError(
                 f"invalid coordinate {invalid[0]:g}, not a finite number below {MAX_COORDINATE:,.0f}"
             )
+        if self.model.joint_features.partner and len(joints) > 2:
+            raise ValueError(f"{len(joints)} bodies, of which the modality partner can read two")
         return joints
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skeletons.layout import Layout
-from skeletons.output import check_output, explain, make_console_safe, write_partial
+from skeletons.output import check_output, error_message, make_console_safe, write_partial
 
 if TYPE_CHECKING:  # matplotlib takes seconds to import, so it is imported where a picture is drawn
     from matplotlib.axes import Axes
@@ -318,7 +318,7 @@ def early_recognition(files: Sequence[str | Path], path: str | Path) -> None:
                 f"{file} has no early recognition results\n"
                 "give a ..._test.json of test.py --early_recognition"
             ) from None
-        runs = " + ".join(Path(name).parent.name for name in record["checkpoint"].split())
+        runs = " + ".join(Path(name).parent.name or name for name in record["checkpoint"].split())
         records.append((early, record.get("label", runs)))
     figure = new_figure([record["data"], *(label for _, label in records)], figsize=(6, 3.8))
     axis = figure.subplots()
@@ -599,7 +599,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_output(out, "--out names another file")
         PICTURES[arguments.picture](arguments.inputs, out, arguments.title)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"plot.py: {explain(error)}") from error
+        raise SystemExit(f"plot.py: {error_message(error)}") from error
     print(out)
 
 

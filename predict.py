@@ -46,7 +46,7 @@ from skeletons.clip import Clip
 from skeletons.clip_stream import Failure
 from skeletons.custom_arrays import ArrayFormat
 from skeletons.datasets import DATASETS
-from skeletons.output import check_output, explain, make_console_safe
+from skeletons.output import check_output, error_message, make_console_safe
 from skeletons.pose_estimation import PoseOptions, open_estimator
 from skeletons.readers import read_clips
 from skeletons.video import VIDEO_SUFFIXES, VideoClip, check_layout
@@ -340,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(1) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"predict.py: {explain(error)}") from None
+        raise SystemExit(f"predict.py: {error_message(error)}") from None
     finally:
         for failure in failures:
             text = ": ".join(filter(None, (failure.file, failure.where, failure.reason)))

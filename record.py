@@ -23,7 +23,7 @@ import numpy as np
 from camera import NEW_CLIP, QUIT, Screen, open_frames
 from overlay import draw
 from skeletons.custom import SEPARATORS, decode_text, find_file, read_layout
-from skeletons.output import check_output, explain, make_console_safe
+from skeletons.output import check_output, error_message, make_console_safe
 from skeletons.pose_estimation import PoseEstimator, PoseOptions, open_estimator, with_poses
 from skeletons.video_folder import default_splits, write_layout
 
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit("\nrecord.py: stopped; complete clips are kept") from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"record.py: {explain(error)}") from None
+        raise SystemExit(f"record.py: {error_message(error)}") from None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skeletons.layout import KINECT_V2
-from skeletons.output import explain, make_console_safe, write_partial
+from skeletons.output import error_message, make_console_safe, write_partial
 
 SETUP = 2  # S002: no clip made here by default bears a name on NTU's list of missing skeletons
 CAMERA_ANGLES = {1: 0.0, 2: 45.0, 3: -45.0}  # degrees around the subjects
@@ -460,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         count = synthesize(**vars(arguments))
     except OSError as error:
-        raise SystemExit(f"synthesize.py: {explain(error)}") from error
+        raise SystemExit(f"synthesize.py: {error_message(error)}") from error
     print(f"{count} files in {arguments.out}")
 
 

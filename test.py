@@ -47,7 +47,7 @@ from feeder import Feeder
 from model import fuse
 from skeletons.layout import Layout
 from skeletons.options import check_whole
-from skeletons.output import check_output, explain, make_console_safe
+from skeletons.output import check_output, error_message, make_console_safe
 from skeletons.storage import read_meta, split_files
 from training import engine
 from training.checkpoint import build_model, load_checkpoint
@@ -513,7 +513,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"every clip is classified correctly: no {path.name}")
         write_outputs(outputs, partial(write_files, evaluations, results, record, explained))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"test.py: {explain(error)}") from error
+        raise SystemExit(f"test.py: {error_message(error)}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     print(*outputs.values(), sep="\n")

@@ -34,7 +34,7 @@ from layers import check_choice
 from model import NetworkConfig, TwoStreamRNN
 from skeletons.layout import KINECT_V2, Layout
 from skeletons.options import require
-from skeletons.output import explain, make_console_safe
+from skeletons.output import error_message, make_console_safe
 from skeletons.preprocess import Preprocess, ReferenceFrame
 from skeletons.storage import read_meta, split_files
 from skeletons.version import git_commit
@@ -254,8 +254,9 @@ def make_config(preset: str = "baseline", **values: Any) -> Config:
 
 def config_from_dict(nested: dict[str, Any]) -> Config:
     """The Config of a checkpoint, of config.json or of a test record: the inverse of asdict."""
-    values = from_nested(nested)
-    # (Earlier versions of this code had one seed.)
+    known = flat(Config())
+    # (Earlier versions of this code had other settings, which may be off, and one seed.)
+    values = {k: v for k, v in from_nested(nested).items() if v or k in known}
     return with_fields(Config(), **{"split_seed": values.get("seed", 0)} | values)
 
 
@@ -383,7 +384,15 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
 
 def fit_extensions(extensions: ExtensionConfig, feeder: Feeder) -> ExtensionConfig:
     """The extensions without the modality partner if no clip has two bodies."""
-    if "partner" not in extensions.modalities or feeder.has_pairs():
+    if "partner" not in extensions.modalities:
+        return extensions
+    if feeder.has_pairs():
+        if feeder.max_bodies > 2:
+            others = " ".join(modality for modality in extensions.modalities if modality != "partner")
+            raise ValueError(
+                f"{feeder.data_path} has up to {feeder.max_bodies} bodies in a clip, of which the "
+                f"modality partner can read two\nleave it out: --modalities {others}"
+            )
         return extensions
     return replace(extensions, modalities=tuple(m for m in extensions.modalities if m != "partner"))
 
@@ -761,7 +770,7 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     try:
         config, resume, overwrite = parse_command_line(argv)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"train.py: {explain(error)}") from None
+        raise SystemExit(f"train.py: {error_message(error)}") from None
     train_or_exit(config, resume, overwrite)
 
 
@@ -796,7 +805,7 @@ def train_or_exit(config: Config, resume: bool, overwrite: bool) -> None:
     except (ValueError, OSError) as error:
         status = 1
         all_stop = not isinstance(error, OSError)  # an OSError may happen to one process alone
-        message = explain(error)
+        message = error_message(error)
     # Not within `except`, where the traceback keeps the network alive.
     if message:
         print(f"train.py: {message}", file=sys.stderr)

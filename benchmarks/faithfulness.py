@@ -46,7 +46,7 @@ from explain import (  # noqa: E402
 from feeder import Feeder  # noqa: E402
 from model import TwoStreamRNN  # noqa: E402
 from skeletons.batch import BodyBatch, visible_frames  # noqa: E402
-from skeletons.output import check_output, explain, make_console_safe  # noqa: E402
+from skeletons.output import check_output, error_message, make_console_safe  # noqa: E402
 from test import open_split  # noqa: E402
 from training import engine  # noqa: E402
 from training.checkpoint import build_model, load_checkpoint  # noqa: E402
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_output(arguments.out, "--out names another file")
         key, entry = evaluate(arguments)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"faithfulness.py: {explain(error)}") from None
+        raise SystemExit(f"faithfulness.py: {error_message(error)}") from None
     for parts, rows in entry["areas"].items():
         print(parts)
         for name, row in rows.items():
@@ -231,7 +231,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     started = time.perf_counter()
     table = measure(model, feeder, [clips[i] for i in drawn])
     entry = {
-        "checkpoint": str(path),
+        "checkpoint": run_name(path),
         "epoch": checkpoint["epoch"],
         "clips": len(drawn),
         "areas": table,

@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 import plot  # noqa: E402
 import train  # noqa: E402
-from skeletons.output import explain  # noqa: E402
+from skeletons.output import error_message, make_console_safe  # noqa: E402
 from skeletons.version import git_commit  # noqa: E402
 from test import open_split  # noqa: E402
 from training import engine  # noqa: E402
@@ -207,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    make_console_safe()
     parser.add_argument("checkpoint", help="of a network that was trained on other data")
     parser.add_argument("--data", default="NW-UCLA/xview", help="folder of the benchmark")
     parser.add_argument("--per_class", type=int, nargs="+", default=[1, 5, 10, 20])
@@ -219,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         Study(parser.parse_args(argv)).run()
     except (ValueError, OSError) as error:
-        raise SystemExit(f"few_shot.py: {explain(error)}") from error
+        raise SystemExit(f"few_shot.py: {error_message(error)}") from error
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from tables import read_released, row_key, write_zoo  # noqa: E402
 
 import test  # noqa: E402
-from skeletons.output import explain, make_console_safe  # noqa: E402
+from skeletons.output import error_message, make_console_safe  # noqa: E402
 from skeletons.storage import split_files  # noqa: E402
 from training import engine, released  # noqa: E402
 from training.checkpoint import load_checkpoint, to_bytes  # noqa: E402
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record = release(arguments.checkpoint, arguments.name, arguments.records, arguments.data)
         write_zoo()
     except (ValueError, OSError) as error:
-        raise SystemExit(f"release.py: {explain(error)}") from error
+        raise SystemExit(f"release.py: {error_message(error)}") from error
     print(f"{record['name']}: {record['bytes']:,} bytes, {record['weights']}, {accuracies(record)}")
 
 

@@ -42,6 +42,7 @@ from skeletons.background import (  # noqa: E402
     make_pause,
 )
 from skeletons.batch import BodyBatch  # noqa: E402
+from skeletons.output import check_output, make_console_safe  # noqa: E402
 from skeletons.preprocess import to_reference  # noqa: E402
 from skeletons.storage import read_meta, read_split, split_files  # noqa: E402
 from skeletons.version import git_commit  # noqa: E402
@@ -448,8 +449,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", help="networks to test", **pair)
     parser.add_argument("--seeds", nargs="+", type=int, default=TEST_SEEDS, help="of the test streams")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "segments.json")
+    make_console_safe()
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    check_output(arguments.out, "--out names another file")
     methods, validation = choose(arguments.validation, VALIDATION_SEED)
     record = {
         "min_overlap": MIN_OVERLAP,

@@ -106,7 +106,7 @@ def markdown(lines: Iterable[Sequence[str]]) -> str:
     return rows[0] + f"|{' --- |' * len(columns)}\n" + "".join(rows[1:])
 
 
-def known(value: object) -> object:
+def without_partner(value: object) -> object:
     """A setting without the modality partner, which networks for data with one body lack anyway."""
     return tuple(each for each in value if each != "partner") if isinstance(value, tuple) else value
 
@@ -122,7 +122,8 @@ def row_key(record: dict) -> tuple:
         differences = [
             f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             for field, value in config.items()
-            if field not in IGNORED and known(value) != known(preset.get(field, 0))  # (0: was removed)
+            if field not in IGNORED
+            and without_partner(value) != without_partner(preset.get(field, 0))  # (0: was removed)
         ]
         if best is None or len(differences) < len(best[2]):
             best = (rank, name, differences)
@@ -138,7 +139,7 @@ def row_key(record: dict) -> tuple:
 
 def run_key(record: dict) -> tuple:
     """What counts once in a row: a seed at a commit."""
-    return record["config"]["seed"], record.get("commit")
+    return record["config"]["seed"], record["config"].get("split_seed"), record.get("commit")
 
 
 def architecture(temporal: int, spatial: int) -> str:

@@ -44,7 +44,7 @@ def write_partial(path: str | Path, content: bytes) -> Path:
     return partial
 
 
-def explain(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """The message of an error. One of the system names the file, the fault and, here, the remedy."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)

@@ -38,6 +38,19 @@ def contents(model, **extensions):
     }
 
 
+def test_settings_that_were_removed(tmp_path):
+    """Those that were off do not matter; others made another network."""
+    network = NetworkConfig(hidden_size=4, part_hidden_size=3, num_layers=3, spatial_window=8)
+    model = TwoStreamRNN(LAYOUT, 3, network, channels=2).eval()
+    for value in (0, 64):
+        checkpoint = contents(model)
+        checkpoint["model_args"]["extensions"]["embedding_size"] = value
+        save_checkpoint(tmp_path / f"{value}.pt", checkpoint)
+    build_model(load_checkpoint(tmp_path / "0.pt"))
+    with pytest.raises(ValueError, match="had the settings embedding_size\ntrain again"):
+        build_model(load_checkpoint(tmp_path / "64.pt"))
+
+
 @pytest.mark.parametrize(
     "extensions",
     [

@@ -42,7 +42,9 @@ def tiny(layout=KINECT_V2, channels=3, preset="paper", **fields):
 def one_joint_network(joint):
     """A network that reads no other joint, in the temporal stream alone."""
     torch.manual_seed(0)
-    network = NetworkConfig("stacked", "chain", 8, num_layers=1, temporal_weight=1.0, spatial_window=8)
+    network = NetworkConfig(
+        "stacked", "chain", hidden_size=8, num_layers=1, temporal_weight=1.0, spatial_window=8
+    )
     model = TwoStreamRNN(KINECT_V2, 3, network).eval()
     (lstm,) = model.temporal.whole_body.layers
     unread = torch.ones(V, 3, dtype=torch.bool)
@@ -131,6 +133,18 @@ def test_a_causal_network_does_not_read_padding():
     padded = explain_clip(model, batch(np.pad(clip, ((0, 10), (0, 0), (0, 0), (0, 0)))))
     for one, two in zip(alone, padded, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [(0, 10), (40, 0)])
+def test_padding_is_not_explained(padding):
+    """The windows are those of the frames that show a body."""
+    clip = np.repeat(recording(KINECT_V2, frames=1, bodies=1), 20, axis=0)
+    clip[12:, 1, HAND] += 1.5
+    padded = np.pad(clip, (padding, (0, 0), (0, 0), (0, 0)))
+    explanation = explain_clip(one_joint_network(HAND), batch(padded))
+    assert explanation.frames.shape == (20,) and explanation.poses.shape == (1, 3, 20, V)
+    np.testing.assert_allclose(explanation.poses[0], clip[..., 0].transpose(1, 0, 2))
+    assert explanation.joints.argmax() == HAND
 
 
 @pytest.mark.parametrize(

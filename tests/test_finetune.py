@@ -21,13 +21,14 @@ from training.finetune import copy_weights, freeze, frozen_modules, shared_joint
 
 SIZES = {"hidden_size": 6, "part_hidden_size": 4, "spatial_window": 4, "num_layers": 2}
 FULL = {
-    "modalities": ("joint", "motion", "bone", "distance"), "view_adaptation": 3, "input_norm": True,
-    "residual": True, "window_layers": 1,
+    "modalities": ("joint", "motion", "bone", "distance", "partner"), "view_adaptation": 3,
+    "input_norm": True, "residual": True, "window_layers": 1,
 }  # fmt: skip
 NETWORKS = {
     "hierarchical": ({"temporal": "hierarchical"}, {}),
     "stacked": ({"temporal": "stacked", "spatial": "chain"}, {}),
     "full": ({"temporal": "hierarchical"}, FULL),
+    "full, one body": ({"temporal": "hierarchical"}, FULL | {"modalities": FULL["modalities"][:-1]}),
     "stacked full": ({"temporal": "stacked", "bidirectional": False}, FULL),
     "live": ({"temporal": "hierarchical"}, FULL | {"view_adaptation": 0, "causal": True}),
 }
@@ -115,12 +116,20 @@ def test_joints_are_matched_by_name(kind):
     )
     model, copied = start(source, KINECT_V1, other, kind)
     assert copied["new_joints"] == ["nose"]
-    clip = BodyBatch.from_dense(bodies(KINECT_V1)).joints
-    expected = source.encode(clip)
+    expected = source.encode(source.select_joints(BodyBatch.from_dense(bodies(KINECT_V1))))
     model.spatial.order = torch.tensor([place[joint] for joint in source.spatial.order.tolist()])
     for nose in (3, 17):
-        features = model.encode(BodyBatch.from_dense(bodies(other, [*order, nose])).joints)
+        moved = BodyBatch.from_dense(bodies(other, [*order, nose]))
+        features = model.encode(model.select_joints(moved))
         torch.testing.assert_close(features, expected)
+
+
+def test_a_partner_that_the_checkpoint_does_not_know_is_ignored_at_first():
+    source, model = build(KINECT_V1, "full, one body"), build(KINECT_V1, "full", seed=1)
+    copy_weights(model, KINECT_V1, "abc", as_checkpoint(source, KINECT_V1, "full, one body"))
+    clips = BodyBatch.from_dense(bodies(KINECT_V1))
+    one, two = (network.encode(network.select_joints(clips)) for network in (source, model))
+    torch.testing.assert_close(two, one)
 
 
 def test_which_joints_are_the_same():

@@ -14,7 +14,7 @@ import predict
 import synthesize
 import test as test_script
 import train
-from skeletons.output import check_output, explain, make_console_safe, write_partial
+from skeletons.output import check_output, error_message, make_console_safe, write_partial
 
 COMMANDS = (
     *(module.main for module in (convert_data, test_script, predict, export, plot, synthesize)),
@@ -59,7 +59,7 @@ def test_outputs_are_checked(tmp_path):
 def test_errors_of_the_system_get_a_remedy(tmp_path, monkeypatch):
     with pytest.raises(OSError) as caught:
         write_partial(tmp_path / "gone/out.png", b"")
-    assert explain(caught.value) == (
+    assert error_message(caught.value) == (
         f"{tmp_path / 'gone/out.png'}: No such file or directory\ncheck it and its permissions"
     )
 
@@ -71,9 +71,9 @@ def test_errors_of_the_system_get_a_remedy(tmp_path, monkeypatch):
     with pytest.raises(OSError) as caught:
         write_partial(tmp_path / "out.png", b"")
     assert (
-        explain(caught.value)
+        error_message(caught.value)
         == f"{tmp_path / 'out.png'}: No space left on device\nmake room, or name another folder"
     )
     assert not any(tmp_path.iterdir())
     for own in (ValueError("fault\nremedy"), FileNotFoundError("fault\nremedy")):
-        assert explain(own) == "fault\nremedy"
+        assert error_message(own) == "fault\nremedy"

@@ -37,7 +37,7 @@ SMALL = {
 def workplace(tmp_path_factory, data):
     """A folder in which a causal network was trained and tested."""
     folder = tmp_path_factory.mktemp("workplace")
-    (folder / "demo").symlink_to(data)
+    shutil.copytree(data, folder / "demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("TORCH_HOME", str(folder / "cache"))

@@ -26,7 +26,7 @@ STREAMS = ("temporal", "spatial", "fused")
 def trained(tmp_path_factory, data):
     """A folder with data, and with a run that was tested."""
     folder = tmp_path_factory.mktemp("workplace")
-    (folder / "demo").symlink_to(data)
+    shutil.copytree(data, folder / "demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for picture in ("curves", "confusion", "report"):

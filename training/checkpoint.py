@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,26 @@ def load_checkpoint(source: str | Path) -> dict[str, Any]:
     return contents
 
 
+def known_settings(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
+    """Stored settings without those that were removed from the code, and were off. ValueError for one
+    that was not."""
+    known = {field.name for field in fields(kind)}
+    if removed := [name for name, value in stored.items() if value and name not in known]:
+        raise ValueError(
+            "the checkpoint was made by another version of this code, which had the settings "
+            f"{', '.join(removed)}\ntrain again, or use the code that it was trained with"
+        )
+    return {name: value for name, value in stored.items() if name in known}
+
+
 def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
     """The trained network in evaluation mode, in float32, from nothing but the checkpoint."""
     options = checkpoint["model_args"]
     model = TwoStreamRNN(
         Layout.from_dict(checkpoint["layout"]),
         len(checkpoint["classes"]),
-        NetworkConfig(**options["network"]),
-        ExtensionConfig(**options["extensions"]),
+        NetworkConfig(**known_settings(NetworkConfig, options["network"])),
+        ExtensionConfig(**known_settings(ExtensionConfig, options["extensions"])),
         channels=options["channels"],
     )
     try:

@@ -16,7 +16,8 @@ import torch
 
 RELEASED = Path(__file__).resolve().parent.parent / "checkpoints" / "released"
 CHECKSUM = "sha256"  # key of the record
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")  # as in resnet18-f37072fd.pth
+# As in resnet18-f37072fd.pth; a date has no letters.
+HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.[^.]+$")
 
 
 def released_names() -> list[str]:
@@ -98,7 +99,7 @@ def usage_hint(path: Path) -> str:
     """What to do about a file that cannot be used."""
     if is_run(path):
         return "train again"
-    if RELEASED in path.parents:
+    if RELEASED in path.resolve().parents:
         return "restore it: git checkout -- checkpoints/released"
     return "delete this file, so that it is downloaded again"
 
