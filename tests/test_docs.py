@@ -46,6 +46,7 @@ CHAINS = [
     ("docs/settings.md", "Settings"),
     ("docs/evaluation.md", "Ensembles"),
     ("docs/data.md", "Your own recordings"),
+    ("docs/data.md", "2D data"),
 ]
 TINY = {
     "synthesize.py": "--actions 10 24 --subjects 3 --replications 1",
