@@ -45,6 +45,7 @@ CHAINS = [
     ("docs/settings.md", "Settings"),
     ("docs/evaluation.md", "Ensembles"),
     ("docs/data.md", "Your own recordings"),
+    ("docs/data.md", "2D data"),
 ]
 TINY = {
     "synthesize.py": "--actions 10 24 --subjects 3 --replications 1",
@@ -313,6 +314,10 @@ def test_blocks_of_python_run(page, number, workplace, monkeypatch):
     }.items():
         for name, value in sizes.items():
             monkeypatch.setitem(train.PRESETS[preset], name, value)
+    if "onnxruntime" in code:
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+        run_command("python export.py checkpoints/my-run/best.pt")
     clip = np.random.default_rng(0).normal(size=(20, 25, 3))  # (T, V, C)
     exec(compile(code, page, "exec"), {"__name__": "block", "clip": clip, "sensor": clip})
 
