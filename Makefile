@@ -43,6 +43,7 @@ figures: demo
 	cp $(DEMO_RUN)/best_report.png github/report.png
 	$(RUN) predict.py demo/xview --checkpoint $(DEMO_RUN)/best.pt --animate github/animation.gif --clip \
 		S002C001P002R001A008 S002C001P004R001A023 S002C001P005R001A059
+	$(RUN) predict.py examples/hand-waving.npy --checkpoint demo-small --explain github/explain.png
 	$(RUN) docs/diagrams.py
 	$(RUN) plot.py early_recognition results/early_recognition/NW-UCLA-xview-full.json \
 		results/early_recognition/NW-UCLA-xview-live.json --out github/early_recognition.png
