@@ -51,15 +51,14 @@ figures: demo
 
 # The confusion matrices of real data, from runs of `full` that docs/reproduction.md describes: seed 0 on
 # Northwestern-UCLA, and all folds of SBU.
-NW_RUN := checkpoints/combinations-NW-UCLA-xview-full-stacked-chain-0
-SBU_RUNS := $(addprefix checkpoints/sbu-full-0/,fold1 fold2 fold3 fold4 fold5)
-
+# The same of released networks, with their data in this folder.
 figures_real: .venv/running
-	$(foreach run,$(NW_RUN) $(SBU_RUNS),$(RUN) test.py $(run)/last.pt && ) true
-	$(RUN) plot.py confusion $(NW_RUN)/last_predictions.csv --title "full on NW-UCLA, cross view" \
-		--out github/confusion_nw-ucla.png
-	$(RUN) plot.py confusion $(addsuffix /last_predictions.csv,$(SBU_RUNS)) --title "full on SBU, five folds" \
-		--out github/confusion_sbu.png
+	$(RUN) test.py nw-ucla-full
+	$(RUN) test.py sbu-full-fold1
+	$(RUN) plot.py confusion checkpoints/nw-ucla-full/nw-ucla-full_predictions.csv \
+		--title "full on NW-UCLA, cross view" --out github/confusion_nw-ucla.png
+	$(RUN) plot.py confusion checkpoints/sbu-full-fold1/sbu-full-fold1_predictions.csv \
+		--title "full on SBU, fold 1" --out github/confusion_sbu.png
 
 # Each environment is made again when its list of requirements changes.
 .venv/running: requirements.txt
