@@ -49,9 +49,7 @@ figures: demo
 		results/early_recognition/NW-UCLA-xview-live.json --out github/early_recognition.png
 	$(RUN) benchmarks/tables.py
 
-# The confusion matrices of real data, from runs of `full` that docs/reproduction.md describes: seed 0 on
-# Northwestern-UCLA, and all folds of SBU.
-# The same of released networks, with their data in this folder.
+# The confusion matrices of released networks, with their data in this folder.
 figures_real: .venv/running
 	$(RUN) test.py nw-ucla-full
 	$(RUN) test.py sbu-full-fold1
