@@ -177,6 +177,12 @@ def test_a_table_names_videos_with_or_without_suffix(rows, videos, tmp_path):
     assert load(out / "custom", "train")[1] == ["walk/0.mp4", "walk/1.mp4"]
 
 
+def test_a_missing_video_is_reported_once(videos, tmp_path):
+    write_table(videos, "walk/0,a,train", "walk/1,a,val", "wave\\gone.avi,a,val")
+    failures = convert_to(tmp_path / "out", videos)[2]
+    assert [failure.reason for failure in failures] == ["there is no such video"]
+
+
 def test_videos_that_the_table_does_not_list(videos):
     write_table(videos, "walk/0,a,train", "walk/1,a,val")
     assert "WARNING: 6 videos are not in" in "\n".join(open_input([videos]).notes)
