@@ -54,6 +54,7 @@ from training.distributed import require_one_process
 
 CHUNK = 256  # clips in memory at a time
 TOP = 5  # classes that are printed
+ANIMATION_SUFFIXES = (".gif", ".mp4")  # of pictures of a video or camera
 MAX_ANIMATED = 5  # clips
 MAX_EXPLAINED = 3  # clips
 MAX_PREFIX_FRAMES = 400_000  # of all beginnings of a long video, for the predictions of an animation
@@ -320,10 +321,16 @@ def find_fault(arguments: argparse.Namespace) -> str:
     if arguments.explain and not arguments.explain.lower().endswith((".png", ".pdf")):
         return f"--explain draws no {arguments.explain}: give a name that ends in .png or .pdf"
     videos = any(file.lower().endswith(VIDEO_SUFFIXES) for file in files)
-    suffixes = (".gif", ".mp4") if videos else (".gif",)
+    suffixes = ANIMATION_SUFFIXES if videos else (".gif",)
     if animation and not animation.lower().endswith(suffixes):
         endings = " or ".join(suffixes)
         return f"--animate draws no {animation}: give a name that ends in {endings}"
+    frames_out = arguments.frames_out
+    if frames_out and not arguments.camera:
+        return "--frames_out writes what --camera shows: add --camera, or leave it out"
+    if frames_out and not frames_out.lower().endswith(ANIMATION_SUFFIXES):
+        endings = " or ".join(ANIMATION_SUFFIXES)
+        return f"--frames_out writes no {frames_out}: give a name that ends in {endings}"
     if animation and videos and len(files) > 1:
         return "--animate draws one video: give it alone"
     return "" if arguments.window > 0 else "--window must be more than 0 seconds"

@@ -333,6 +333,9 @@ def test_a_network_of_other_bodies(video, fake, capsys):  # noqa: F811
     (["a.npy", "--animate", "a.mp4"], "ends in .gif"),
     (["a.mp4", "--animate", "a.png"], "ends in .gif or .mp4"),
     (["a.mp4", "b.mp4", "--animate", "a.gif"], "one video"),
+    (["a.mp4", "--frames_out", "a.gif"], "--frames_out writes what --camera shows: add --camera"),
+    (["--live", "--frames_out", "a.gif"], "--frames_out writes what --camera shows: add --camera"),
+    (["--camera", "0", "--frames_out", "a.png"], "no a.png: give a name that ends in .gif or .mp4"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(arguments, fault, capsys):
     assert failure(*arguments, "--checkpoint", "x") == "2"
