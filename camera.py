@@ -148,11 +148,10 @@ class FrameByFrame:
     """A causal network reads each frame once. With a class "background", it begins anew after each
     action (segmentation.py)."""
 
-    def __init__(self, checkpoint: str | Path) -> None:
-        self.recognizer: Recognizer | Segmenter = Recognizer.load(checkpoint)
-        self.layout = self.recognizer.layout
-        if BACKGROUND in self.recognizer.classes:
-            self.recognizer = Segmenter(self.recognizer)
+    def __init__(self, recognizer: Recognizer) -> None:
+        self.layout = recognizer.layout
+        knows_pauses = BACKGROUND in recognizer.classes
+        self.recognizer = Segmenter(recognizer) if knows_pauses else recognizer
         self.reset()
 
     def reset(self) -> None:

@@ -215,15 +215,25 @@ def print_predictions(
         draw_explanations(recognizer, first[:MAX_EXPLAINED], explanation)
 
 
+def live_recognizer(recognizer: ActionRecognizer, checkpoint: str) -> Recognizer:
+    """The same network, frame by frame. ValueError, with the name of its checkpoint, if it cannot read
+    frames as they arrive."""
+    try:
+        return Recognizer(recognizer.model, recognizer.preprocess, recognizer.classes)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+
+
 def watch_camera(arguments: argparse.Namespace, poses: PoseOptions) -> None:
     """Recognise what a camera shows, in a window or for --frames_out."""
     from camera import FrameByFrame, LatestFrames, Screen, watch
 
     recognizer, estimator = ActionRecognizer(arguments.checkpoint, "cpu"), open_estimator(poses)
     check_layout(recognizer.layout, estimator)
-    reader = LatestFrames(recognizer, estimator, arguments.window)
     if recognizer.model.causal:
-        reader = FrameByFrame(arguments.checkpoint)
+        reader = FrameByFrame(live_recognizer(recognizer, arguments.checkpoint))
+    else:
+        reader = LatestFrames(recognizer, estimator, arguments.window)
     with Screen("predict.py", arguments.frames_out) as screen:
         count, with_body, fps = watch(
             arguments.camera, reader, estimator, recognizer.classes, screen, poses.max_fps
@@ -249,7 +259,7 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
             recognizer, clips, arguments.animate, arguments.fps, poses.max_fps, arguments.explain
         )
         return
-    live: Recognizer | Segmenter = Recognizer.load(arguments.checkpoint)
+    live: Recognizer | Segmenter = live_recognizer(recognizer, arguments.checkpoint)
     if BACKGROUND in live.classes:
         live = Segmenter(live)
     if not arguments.files:

@@ -24,8 +24,10 @@ from video_helpers import (  # noqa: F401
 )
 
 import camera
+import live
 import overlay
 import predict
+import pretrained
 from camera import FrameByFrame, LatestFrames, Screen, complete, read_camera, watch
 from live import Recognizer
 from model import TwoStreamRNN
@@ -187,7 +189,7 @@ def test_a_causal_network_reads_what_a_conversion_would_give(causal):
     """With complete poses: after each frame, as Recognizer; with the legs never seen, as a conversion
     puts them at the nearest joints."""
     for hidden in ([], LEGS):
-        reader, expected = FrameByFrame(causal), Recognizer.load(causal)
+        reader, expected = FrameByFrame(Recognizer.load(causal)), Recognizer.load(causal)
         assert reader(fake_poses(0, found=False), 0.0) is None
         for i in range(4):  # (in the fifth frame, a joint is missing)
             poses = fake_poses(i, hidden=hidden)
@@ -201,7 +203,7 @@ def test_a_causal_network_reads_what_a_conversion_would_give(causal):
 def test_a_network_that_knows_pauses_reads_as_a_segmenter(fake):  # noqa: F811
     """It begins anew again and again; a joint that is missing then keeps its position."""
     checkpoint = save_network(fake / "pauses.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL)
-    reader, expected = FrameByFrame(checkpoint), Segmenter.load(checkpoint)
+    reader, expected = FrameByFrame(Recognizer.load(checkpoint)), Segmenter.load(checkpoint)
     assert reader(fake_poses(0, found=False), 0.0) is None
     wrist = LAYOUT.joint("left wrist")
     for i in range(60):
@@ -244,7 +246,7 @@ def test_a_network_for_clips_reads_the_latest_seconds(whole):
 
 
 def test_watching_a_video(video, causal):
-    screen, reader = Shown({30: "q"}), FrameByFrame(causal)
+    screen, reader = Shown({30: "q"}), FrameByFrame(Recognizer.load(causal))
     count, with_body, fps = watch(str(video), reader, FakeEstimator(), CLASSES, screen)
     assert (count, with_body) == (30, 27) and fps > 0 and len(screen.pictures) == 30
     assert screen.pictures[0].shape == (480, 640 + overlay.PANEL, 3)
@@ -259,7 +261,7 @@ def test_the_space_bar_begins_a_new_clip(video, causal):
             self.resets += 1
             super().reset()
 
-    reader = Counted(causal)
+    reader = Counted(Recognizer.load(causal))
     watch(str(video), reader, FakeEstimator(), CLASSES, Shown({10: " ", 20: " "}))
     assert reader.resets == 1 + 2
 
@@ -281,6 +283,26 @@ def test_a_camera_as_a_command(network, video, request, capsys):
                     capsys.readouterr().out)  # fmt: skip
     with PIL.Image.open("out.gif") as gif:
         assert 35 < gif.n_frames <= 40  # (equal pictures are one)
+
+
+@pytest.mark.parametrize("mode", ["--live", "--camera"])
+def test_a_checkpoint_is_read_once(mode, video, causal, monkeypatch):
+    read, load = [], pretrained.load_checkpoint
+    for module in (pretrained, live):
+        monkeypatch.setattr(module, "load_checkpoint", lambda path: read.append(path) or load(path))
+    out = ["--frames_out", "out.gif"] if mode == "--camera" else ["--fps", "0"]
+    predict.main([mode, str(video), "--checkpoint", str(causal), *out])
+    assert read == [str(causal)]
+
+
+@pytest.mark.parametrize("mode", ["--live", "--camera"])
+def test_a_causal_network_that_needs_the_whole_clip(mode, video, causal):
+    """The message names its checkpoint."""
+    contents = pretrained.load_checkpoint(causal)
+    contents["preprocessing"]["normalization"] = True
+    save_checkpoint(causal, contents)
+    text = failure(mode, video, "--checkpoint", causal)
+    assert f"{causal}: only a causal network can read frames as they arrive\ntrain one" in text
 
 
 def test_a_video_as_a_command(video, whole, capsys):
