@@ -124,11 +124,13 @@ def print_stream(
     frames: Iterable[Any],
     fps: float = 0.0,
     read: Callable[[Any], np.ndarray] = np.asarray,
+    rate: float = 0.0,
 ) -> int:
     """Print the most probable class after each frame, or what a Segmenter finds, at most `fps` frames
     per second (0: no limit).
 
     read  called with each of `frames`, gives (V, C) or (M, V, C), or raises ValueError
+    rate  frames per second of the recording, for the times of events (0: as fast as they are read)
     Returns how many frames were left out, each with a message, because they are invalid.
     """
     started, count, invalid = time.perf_counter(), 0, 0
@@ -142,7 +144,7 @@ def print_stream(
             print(f"predict.py: line {count}: {error}; left out", file=sys.stderr, flush=True)
             continue
         if isinstance(recognizer, Segmenter):
-            print_events(answer.events, fps or count / (time.perf_counter() - started))
+            print_events(answer.events, rate or count / (time.perf_counter() - started))
             continue
         ((name, probability),) = rank_classes(answer, recognizer.classes, 1)
         text = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "no body so far"
@@ -150,7 +152,7 @@ def print_stream(
     seconds = time.perf_counter() - started
     count -= invalid
     if isinstance(recognizer, Segmenter):
-        print_events(recognizer.finish(), fps or count / seconds)
+        print_events(recognizer.finish(), rate or count / seconds)
     print(f"{count} frames, {count / seconds:.0f} per second", file=sys.stderr)
     return invalid
 
@@ -272,7 +274,10 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     for clip in clips:
         print(clip.name)
         live.reset()
-        print_stream(live, clip.data.transpose(0, 3, 2, 1), arguments.fps)
+        frames, rate = clip.data, arguments.fps
+        if isinstance(clip, VideoClip):
+            frames, rate = clip.all_frames(), clip.fps
+        print_stream(live, frames.transpose(0, 3, 2, 1), rate if arguments.fps else 0.0, rate=rate)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -295,8 +300,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--live", action="store_true",
         help="print a prediction after every frame, or where actions begin and end")
     add("--fps", type=float, default=30.0,
-        help="frames per second of --animate and --live (default: 30); 0: as fast as possible; ignored "
-             "with --animate of a video and with the standard input")
+        help="frames per second of --animate and --live (default: 30; always those of the video, if it "
+             "is one); 0: --live as fast as possible; ignored with the standard input")
     add("--device", default="",
         help="cuda or cpu (default: the GPU if there is one); ignored with --live and --camera, which "
              "use the CPU")

@@ -305,6 +305,33 @@ def test_a_causal_network_that_needs_the_whole_clip(mode, video, causal):
     assert f"{causal}: only a causal network can read frames as they arrive\ntrain one" in text
 
 
+@pytest.mark.parametrize("fps, pace", [("0", 0), ("30", 10)])
+def test_a_video_as_a_stream(fps, pace, video, causal, monkeypatch, capsys):
+    """All its frames count, with or without a body; its frame rate is its own."""
+    video.write_text(" ".join(map(str, [NOBODY] * 3 + [BODY] * 9 + [NOBODY] * 15 + [BODY] * 5)))
+    given, printed = [], predict.print_stream
+
+    def print_stream(recognizer, frames, fps, rate):
+        given.append((frames.any((1, 2, 3)).tolist(), fps, rate))
+        return printed(recognizer, frames, rate=rate)
+
+    monkeypatch.setattr(predict, "print_stream", print_stream)
+    predict.main([str(video), "--live", "--fps", fps, "--checkpoint", str(causal)])
+    ((shown, *rates),) = given
+    assert shown == [False] * 3 + [True] * 9 + [False] * 15 + [True] * 5
+    assert rates == pytest.approx([pace, 10])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [f"{i:6d}  no body so far" for i in (1, 2, 3)] and "%" in lines[4]
+    assert len(lines) == 1 + 32
+
+
+def test_events_in_a_video_are_at_its_times(video, fake, monkeypatch):  # noqa: F811
+    checkpoint, rates = save_network(fake / "a.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL), []
+    monkeypatch.setattr(predict, "print_events", lambda events, fps: rates.append(fps))
+    predict.main([str(video), "--live", "--fps", "0", "--checkpoint", str(checkpoint)])
+    assert rates == pytest.approx([10] * (40 + 1))
+
+
 def test_a_video_as_a_command(video, whole, capsys):
     predict.main([str(video), "--checkpoint", str(whole), "--animate", "answer.gif"])
     printed = capsys.readouterr().out
