@@ -54,6 +54,7 @@ from training.distributed import require_one_process
 
 CHUNK = 256  # clips in memory at a time
 TOP = 5  # classes that are printed
+ANIMATION_SUFFIXES = (".gif", ".mp4")  # of pictures of a video or camera
 MAX_ANIMATED = 5  # clips
 MAX_EXPLAINED = 3  # clips
 MAX_PREFIX_FRAMES = 400_000  # of all beginnings of a long video, for the predictions of an animation
@@ -123,11 +124,13 @@ def print_stream(
     frames: Iterable[Any],
     fps: float = 0.0,
     read: Callable[[Any], np.ndarray] = np.asarray,
+    rate: float = 0.0,
 ) -> int:
     """Print the most probable class after each frame, or what a Segmenter finds, at most `fps` frames
     per second (0: no limit).
 
     read  called with each of `frames`, gives (V, C) or (M, V, C), or raises ValueError
+    rate  frames per second of the recording, for the times of events (0: as fast as they are read)
     Returns how many frames were left out, each with a message, because they are invalid.
     """
     started, count, invalid = time.perf_counter(), 0, 0
@@ -141,7 +144,7 @@ def print_stream(
             print(f"predict.py: line {count}: {error}; left out", file=sys.stderr, flush=True)
             continue
         if isinstance(recognizer, Segmenter):
-            print_events(answer.events, fps or count / (time.perf_counter() - started))
+            print_events(answer.events, rate or count / (time.perf_counter() - started))
             continue
         ((name, probability),) = rank_classes(answer, recognizer.classes, 1)
         text = f"{100 * probability:5.1f} %  {name}" if recognizer.bodies else "no body so far"
@@ -149,7 +152,7 @@ def print_stream(
     seconds = time.perf_counter() - started
     count -= invalid
     if isinstance(recognizer, Segmenter):
-        print_events(recognizer.finish(), fps or count / seconds)
+        print_events(recognizer.finish(), rate or count / seconds)
     print(f"{count} frames, {count / seconds:.0f} per second", file=sys.stderr)
     return invalid
 
@@ -214,15 +217,25 @@ def print_predictions(
         draw_explanations(recognizer, first[:MAX_EXPLAINED], explanation)
 
 
+def live_recognizer(recognizer: ActionRecognizer, checkpoint: str) -> Recognizer:
+    """The same network, frame by frame. ValueError, with the name of its checkpoint, if it cannot read
+    frames as they arrive."""
+    try:
+        return Recognizer(recognizer.model, recognizer.preprocess, recognizer.classes)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+
+
 def watch_camera(arguments: argparse.Namespace, poses: PoseOptions) -> None:
     """Recognise what a camera shows, in a window or for --frames_out."""
     from camera import FrameByFrame, LatestFrames, Screen, watch
 
     recognizer, estimator = ActionRecognizer(arguments.checkpoint, "cpu"), open_estimator(poses)
     check_layout(recognizer.layout, estimator)
-    reader = LatestFrames(recognizer, estimator, arguments.window)
     if recognizer.model.causal:
-        reader = FrameByFrame(arguments.checkpoint)
+        reader = FrameByFrame(live_recognizer(recognizer, arguments.checkpoint))
+    else:
+        reader = LatestFrames(recognizer, estimator, arguments.window)
     with Screen("predict.py", arguments.frames_out) as screen:
         count, with_body, fps = watch(
             arguments.camera, reader, estimator, recognizer.classes, screen, poses.max_fps
@@ -248,7 +261,7 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
             recognizer, clips, arguments.animate, arguments.fps, poses.max_fps, arguments.explain
         )
         return
-    live: Recognizer | Segmenter = Recognizer.load(arguments.checkpoint)
+    live: Recognizer | Segmenter = live_recognizer(recognizer, arguments.checkpoint)
     if BACKGROUND in live.classes:
         live = Segmenter(live)
     if not arguments.files:
@@ -261,7 +274,10 @@ def predict(arguments: argparse.Namespace, failures: list[Failure]) -> None:
     for clip in clips:
         print(clip.name)
         live.reset()
-        print_stream(live, clip.data.transpose(0, 3, 2, 1), arguments.fps)
+        frames, rate = clip.data, arguments.fps
+        if isinstance(clip, VideoClip):
+            frames, rate = clip.all_frames(), clip.fps
+        print_stream(live, frames.transpose(0, 3, 2, 1), rate if arguments.fps else 0.0, rate=rate)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -284,8 +300,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--live", action="store_true",
         help="print a prediction after every frame, or where actions begin and end")
     add("--fps", type=float, default=30.0,
-        help="frames per second of --animate and --live (default: 30); 0: as fast as possible; ignored "
-             "with --animate of a video and with the standard input")
+        help="frames per second of --animate and --live (default: 30; always those of the video, if it "
+             "is one); 0: --live as fast as possible; ignored with the standard input")
     add("--device", default="",
         help="cuda or cpu (default: the GPU if there is one); ignored with --live and --camera, which "
              "use the CPU")
@@ -320,10 +336,16 @@ def find_fault(arguments: argparse.Namespace) -> str:
     if arguments.explain and not arguments.explain.lower().endswith((".png", ".pdf")):
         return f"--explain draws no {arguments.explain}: give a name that ends in .png or .pdf"
     videos = any(file.lower().endswith(VIDEO_SUFFIXES) for file in files)
-    suffixes = (".gif", ".mp4") if videos else (".gif",)
+    suffixes = ANIMATION_SUFFIXES if videos else (".gif",)
     if animation and not animation.lower().endswith(suffixes):
         endings = " or ".join(suffixes)
         return f"--animate draws no {animation}: give a name that ends in {endings}"
+    frames_out = arguments.frames_out
+    if frames_out and not arguments.camera:
+        return "--frames_out writes what --camera shows: add --camera, or leave it out"
+    if frames_out and not frames_out.lower().endswith(ANIMATION_SUFFIXES):
+        endings = " or ".join(ANIMATION_SUFFIXES)
+        return f"--frames_out writes no {frames_out}: give a name that ends in {endings}"
     if animation and videos and len(files) > 1:
         return "--animate draws one video: give it alone"
     return "" if arguments.window > 0 else "--window must be more than 0 seconds"

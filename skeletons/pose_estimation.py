@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import deque
@@ -162,7 +163,7 @@ class MediaPipe:
                     f"download a pose landmarker (.task) from {TASK_FILES}"
                 )
             content = f" of {Path(model).stat().st_size} bytes"
-        elif tuple(map(int, version.split(".")[:3])) > (0, 10, 21):
+        elif tuple(map(int, re.findall(r"\d+", version)[:3])) > (0, 10, 21):
             raise ValueError(
                 f"mediapipe {version} comes without a model\n"
                 f"download a pose landmarker (.task) from {TASK_FILES} and give it as --pose_model; or "

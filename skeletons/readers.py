@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 
 from skeletons.annotations import read_annotations
@@ -32,7 +33,7 @@ from skeletons.pose_estimation import PoseOptions, open_estimator
 from skeletons.safe_pickle import other_kind
 from skeletons.storage import read_array
 from skeletons.video import VIDEO_SUFFIXES, read_video_clip
-from skeletons.video_folder import lists_videos, read_videos
+from skeletons.video_folder import find_videos, lists_videos, read_videos
 
 # Bytes. The longest NTU clip has 2 MB, with 4 bodies; a larger file would only fill the memory.
 MAX_FILE_BYTES = 16 << 20
@@ -79,12 +80,7 @@ def open_input(
             if is_custom and lists_videos(path, encoding):
                 return read_videos(path, encoding, poses)
             return read_custom(path, encoding) if is_custom else SINGLE_FILES[suffix](path, named)
-    files = list_files(paths, dataset.suffix)
-    arrays = [Path(file) for file in files if file.endswith(ARRAY_NAMES)]
-    converted = {path.parent for path in arrays}  # (a meta.json there is not a recording)
-    raw = [f for f in files if dataset.is_raw(f)
-           and (Path(f).parent not in converted or dataset.find_name(f))]  # fmt: skip
-    zips = [file for file in files if file.lower().endswith(".zip") and Path(file).is_file()]
+    files, raw, zips, arrays = find_recordings(paths, dataset)
     if raw or zips:
         stream = read_raw(raw, zips, dataset_name or DEFAULT_DATASET, ignored, bodies, jobs)
         used = {*raw, *zips}
@@ -105,6 +101,27 @@ def open_input(
     )
 
 
+def find_recordings(
+    paths: Sequence[Path], dataset: DatasetSpec
+) -> tuple[list[str], list[str], list[str], list[Path]]:
+    """All files in and below `paths`, and those of them that are raw files, .zip files, arrays."""
+    files = list_files(paths, dataset.suffix)
+    arrays = [Path(file) for file in files if file.endswith(ARRAY_NAMES)]
+    converted = {path.parent for path in arrays}  # (a meta.json there is not a recording)
+    raw = [f for f in files if dataset.is_raw(f)
+           and (Path(f).parent not in converted or dataset.find_name(f))]  # fmt: skip
+    zips = [file for file in files if file.lower().endswith(".zip") and Path(file).is_file()]
+    return files, raw, zips, arrays
+
+
+def find_unlisted_videos(path: Path, dataset: DatasetSpec) -> list[Path]:
+    """The videos in and below a folder that has neither a clips.csv nor other recordings."""
+    if not path.is_dir() or find_file(path, "clips.csv").is_file():
+        return []
+    videos = list(find_videos(path).values())
+    return [] if videos and any(find_recordings([path], dataset)[1:]) else videos
+
+
 def read_clips(
     path: str | Path,
     dataset_name: str | None = None,
@@ -115,8 +132,8 @@ def read_clips(
     """The clips in a file or folder of any format, for recognition.
 
     Also reads a raw file of any data set under any name, and a .npy file of one clip, (T, V, C) or
-    (M, T, V, C), or of several, (N, C, T, V, M), or in another order of these axes; the labels of these
-    are 0.
+    (M, T, V, C), or of several, (N, C, T, V, M), or in another order of these axes, and a folder of
+    videos without a clips.csv; the labels of these are 0.
 
     form   of a .npy file, which may have scores, too, and of the bodies in a video (None: that of the
            data set)
@@ -149,8 +166,11 @@ def read_clips(
             if SINGLE_FILES.get(suffix) is read_annotations and path.exists():
                 named = DATASETS[dataset_name] if dataset_name else None
                 clips = read_annotations(path, named, need_split=False).clips
+            elif videos := find_unlisted_videos(path, DATASETS[dataset_name or DEFAULT_DATASET]):
+                read = (read_clips(video, dataset_name, bodies, form, poses) for video in videos)
+                clips = chain.from_iterable(read)
             else:
-                clips = open_input([path], dataset_name, bodies=bodies).clips
+                clips = open_input([path], dataset_name, bodies=bodies, poses=poses).clips
         except FileNotFoundError:
             reason = "no clips in it in a format that convert_data.py reads"
             yield Failure(str(path), "", reason if path.exists() else "there is no such file")

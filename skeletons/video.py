@@ -118,10 +118,19 @@ class VideoClip(Clip):
 
     path   of the video
     poses  of all its frames
+    fps    frames per second of these poses; 0 for a single frame
     """
 
     path: Path = Path()
     poses: list[FramePoses] = field(default_factory=list)
+    fps: float = 0.0
+
+    def all_frames(self) -> np.ndarray:
+        """The bodies in all frames, (T, C, V, M): zeros in a frame that shows none."""
+        shown = [bool(frame.confidences.any()) for frame in self.poses]
+        frames = np.zeros((len(shown), *self.data.shape[1:]), np.float32)
+        frames[shown] = self.data
+        return frames
 
 
 def read_video_clip(
@@ -134,11 +143,18 @@ def read_video_clip(
     """
     if layout:
         check_layout(layout, estimator)
-    poses = [frame for _, frame in estimate(path, estimator, max_fps)]
+    timed = list(estimate(path, estimator, max_fps))
+    poses = [frame for _, frame in timed]
     if not any(frame.confidences.any() for frame in poses):
         raise InvalidClip(f"nobody is found in any of its {len(poses)} frames")
     data = scored_to_clip(np.stack([frame.scored for frame in poses]), estimator)
-    return VideoClip(path.stem, 0, data, path=path, poses=poses)
+    fps = frame_rate(len(poses), timed[0][0], timed[-1][0])
+    return VideoClip(path.stem, 0, data, path=path, poses=poses, fps=fps)
+
+
+def frame_rate(frames: int, first: float, last: float) -> float:
+    """Frames per second, from the times of the first and the last frame; 0 for a single frame."""
+    return (frames - 1) / (last - first) if last > first else 0.0
 
 
 def check_layout(layout: Layout, estimator: PoseEstimator) -> None:
@@ -225,7 +241,7 @@ def cached_poses(
         for last, frame in estimate(video, estimator, max_fps):
             first = first if writer.frames else last
             writer.add(frame)
-    fps = (writer.frames - 1) / (last - first) if last > first else 0.0
+    fps = frame_rate(writer.frames, first, last)
     info = key | {
         "frames": writer.frames,
         "frames_with_body": writer.frames_with_body,

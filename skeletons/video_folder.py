@@ -85,12 +85,13 @@ def read_videos(folder: Path, encoding: str = "", options: PoseOptions | None = 
 
 
 def choose_video(path: Path, line: int, name: str, videos: Mapping[str, Path]) -> str:
-    """The video that a row of the clips.csv `path` names; the name itself if there is no such video."""
+    """The video that a row of the clips.csv `path` names; the name itself, with /, if there is no such
+    video."""
     matches = match_video(name, videos)
     if len(matches) > 1:
         raise ValueError(f"{path}, line {line}: {name} can be {' or '.join(matches)}\n"
                          "write the name with its suffix")  # fmt: skip
-    return matches[0] if matches else name
+    return matches[0] if matches else name.replace("\\", "/")  # as `open_recordings` names it
 
 
 # --- clips.csv ----------------------------------------------------------------------------------------

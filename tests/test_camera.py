@@ -24,8 +24,10 @@ from video_helpers import (  # noqa: F401
 )
 
 import camera
+import live
 import overlay
 import predict
+import pretrained
 from camera import FrameByFrame, LatestFrames, Screen, complete, read_camera, watch
 from live import Recognizer
 from model import TwoStreamRNN
@@ -41,14 +43,14 @@ CLASSES = ["clap", "wave", "walk"]
 LIVE = {"crop_resize": False, "window_size": 0, "normalization": "first-frame"}
 
 
-def save_network(path, layout=LAYOUT, classes=CLASSES, **options):
+def save_network(path, layout=LAYOUT, classes=CLASSES, preprocessing=None, **options):
     """A checkpoint with larger initial weights of a network."""
     torch.manual_seed(0)
     network, extensions = configs(**SMALL | options)
     model = TwoStreamRNN(layout, len(classes), network, extensions)
     for parameter in model.parameters():
         parameter.data *= 3
-    preprocessing = LIVE if options.get("causal") else {"window_size": 16}
+    preprocessing = preprocessing or (LIVE if options.get("causal") else {"window_size": 16})
     save_checkpoint(path, {
         "model": model.state_dict(),
         "model_args": {"network": asdict(network), "extensions": asdict(extensions), "channels": 3},
@@ -187,7 +189,7 @@ def test_a_causal_network_reads_what_a_conversion_would_give(causal):
     """With complete poses: after each frame, as Recognizer; with the legs never seen, as a conversion
     puts them at the nearest joints."""
     for hidden in ([], LEGS):
-        reader, expected = FrameByFrame(causal), Recognizer.load(causal)
+        reader, expected = FrameByFrame(Recognizer.load(causal)), Recognizer.load(causal)
         assert reader(fake_poses(0, found=False), 0.0) is None
         for i in range(4):  # (in the fifth frame, a joint is missing)
             poses = fake_poses(i, hidden=hidden)
@@ -201,7 +203,7 @@ def test_a_causal_network_reads_what_a_conversion_would_give(causal):
 def test_a_network_that_knows_pauses_reads_as_a_segmenter(fake):  # noqa: F811
     """It begins anew again and again; a joint that is missing then keeps its position."""
     checkpoint = save_network(fake / "pauses.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL)
-    reader, expected = FrameByFrame(checkpoint), Segmenter.load(checkpoint)
+    reader, expected = FrameByFrame(Recognizer.load(checkpoint)), Segmenter.load(checkpoint)
     assert reader(fake_poses(0, found=False), 0.0) is None
     wrist = LAYOUT.joint("left wrist")
     for i in range(60):
@@ -210,7 +212,32 @@ def test_a_network_that_knows_pauses_reads_as_a_segmenter(fake):  # noqa: F811
             bodies[0, wrist] = fake_poses(2).bodies[0, wrist]
         bodies[1] = np.nan
         found = reader(fake_poses(i % 4, hidden=[wrist] if i > 2 else []), i / 10)
-        np.testing.assert_allclose(found, expected(bodies).probabilities, atol=1e-6)
+        answer = expected(bodies)
+        np.testing.assert_allclose(found, answer.probabilities, atol=1e-6)
+        assert reader.action == answer.action
+
+
+def test_a_new_person_gets_no_joints_of_the_one_who_left(fake):  # noqa: F811
+    """But one who is out of sight for a moment keeps them."""
+    checkpoint = save_network(fake / "pauses.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL)
+    reader, fresh = (FrameByFrame(Recognizer.load(checkpoint)) for _ in range(2))
+    patience, count = reader.recognizer.settings.patience, 0
+
+    def read(found, frames):
+        nonlocal count
+        for _ in range(frames):
+            reader(fake_poses(0, found), count / 10)
+            count += 1
+
+    read(True, 15)
+    read(False, patience - 1)
+    assert reader.seen[0].all() and np.isfinite(reader.latest[0]).all()
+    read(True, 1)
+    read(False, patience)
+    assert not reader.seen.any() and np.isnan(reader.latest).all()
+    for i in range(100, 130):
+        poses = fake_poses(i, hidden=LEGS)
+        np.testing.assert_allclose(reader(poses, i / 10), fresh(poses, i / 10), atol=1e-6)
 
 
 def test_complete_fills_what_was_never_seen_and_leaves_the_rest_to_the_recognizer():
@@ -243,12 +270,46 @@ def test_a_network_for_clips_reads_the_latest_seconds(whole):
     assert not reader.frames
 
 
+@pytest.mark.parametrize("window", [8, 0])
+def test_a_network_that_takes_the_first_frames_is_given_the_latest(window, fake):  # noqa: F811
+    options = {"crop_resize": False, "front_padding": True, "window_size": window}
+    recognizer = ActionRecognizer(save_network(fake / "a.pt", preprocessing=options), "cpu")
+    reader = LatestFrames(recognizer, FakeEstimator(), seconds=3.0)
+    for i in range(21):  # (the latest prediction is that after frame 20)
+        found = reader(fake_poses(i), i / 10)
+    scored = np.stack([fake_poses(i).scored for i in range(21)]).swapaxes(0, 1)
+    clip = recognizer.read_clip(scored)
+    np.testing.assert_allclose(found, recognizer.classify([clip[-window:]])[0], atol=1e-5)
+
+
 def test_watching_a_video(video, causal):
-    screen, reader = Shown({30: "q"}), FrameByFrame(causal)
+    screen, reader = Shown({30: "q"}), FrameByFrame(Recognizer.load(causal))
     count, with_body, fps = watch(str(video), reader, FakeEstimator(), CLASSES, screen)
     assert (count, with_body) == (30, 27) and fps > 0 and len(screen.pictures) == 30
     assert screen.pictures[0].shape == (480, 640 + overlay.PANEL, 3)
     assert screen.times == [i / 10 for i in range(30)]
+
+
+@pytest.mark.parametrize("action, text", [(True, ", action"), (False, ", pause"), (None, "")])
+def test_the_title_says_whether_an_action_is_going_on(action, text, video, monkeypatch):
+    """And then `background` is not one of the bars."""
+    drawn, classes = [], [*CLASSES, BACKGROUND]
+
+    def draw(image, poses, layout, title, bars):
+        drawn.append((title, bars))
+
+    class Known:
+        def __call__(self, poses, seconds):
+            return np.array([0.1, 0.3, 0.05, 0.55])
+
+    monkeypatch.setattr(camera, "draw", draw)
+    reader = Known()
+    reader.action = action
+    watch(str(video), reader, FakeEstimator(), classes, Shown())
+    title, bars = drawn[-1]
+    assert re.fullmatch(rf"\d+ frames per second{text}\nspace: new clip, q: quit", title)
+    expected = [("wave", 0.3), ("clap", 0.1), ("walk", 0.05)]
+    assert bars == expected if action is not None else bars == [(BACKGROUND, 0.55), *expected]
 
 
 def test_the_space_bar_begins_a_new_clip(video, causal):
@@ -259,7 +320,7 @@ def test_the_space_bar_begins_a_new_clip(video, causal):
             self.resets += 1
             super().reset()
 
-    reader = Counted(causal)
+    reader = Counted(Recognizer.load(causal))
     watch(str(video), reader, FakeEstimator(), CLASSES, Shown({10: " ", 20: " "}))
     assert reader.resets == 1 + 2
 
@@ -281,6 +342,53 @@ def test_a_camera_as_a_command(network, video, request, capsys):
                     capsys.readouterr().out)  # fmt: skip
     with PIL.Image.open("out.gif") as gif:
         assert 35 < gif.n_frames <= 40  # (equal pictures are one)
+
+
+@pytest.mark.parametrize("mode", ["--live", "--camera"])
+def test_a_checkpoint_is_read_once(mode, video, causal, monkeypatch):
+    read, load = [], pretrained.load_checkpoint
+    for module in (pretrained, live):
+        monkeypatch.setattr(module, "load_checkpoint", lambda path: read.append(path) or load(path))
+    out = ["--frames_out", "out.gif"] if mode == "--camera" else ["--fps", "0"]
+    predict.main([mode, str(video), "--checkpoint", str(causal), *out])
+    assert read == [str(causal)]
+
+
+@pytest.mark.parametrize("mode", ["--live", "--camera"])
+def test_a_causal_network_that_needs_the_whole_clip(mode, video, causal):
+    """The message names its checkpoint."""
+    contents = pretrained.load_checkpoint(causal)
+    contents["preprocessing"]["normalization"] = True
+    save_checkpoint(causal, contents)
+    text = failure(mode, video, "--checkpoint", causal)
+    assert f"{causal}: only a causal network can read frames as they arrive\ntrain one" in text
+
+
+@pytest.mark.parametrize("fps, pace", [("0", 0), ("30", 10)])
+def test_a_video_as_a_stream(fps, pace, video, causal, monkeypatch, capsys):
+    """All its frames count, with or without a body; its frame rate is its own."""
+    video.write_text(" ".join(map(str, [NOBODY] * 3 + [BODY] * 9 + [NOBODY] * 15 + [BODY] * 5)))
+    given, printed = [], predict.print_stream
+
+    def print_stream(recognizer, frames, fps, rate):
+        given.append((frames.any((1, 2, 3)).tolist(), fps, rate))
+        return printed(recognizer, frames, rate=rate)
+
+    monkeypatch.setattr(predict, "print_stream", print_stream)
+    predict.main([str(video), "--live", "--fps", fps, "--checkpoint", str(causal)])
+    ((shown, *rates),) = given
+    assert shown == [False] * 3 + [True] * 9 + [False] * 15 + [True] * 5
+    assert rates == pytest.approx([pace, 10])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [f"{i:6d}  no body so far" for i in (1, 2, 3)] and "%" in lines[4]
+    assert len(lines) == 1 + 32
+
+
+def test_events_in_a_video_are_at_its_times(video, fake, monkeypatch):  # noqa: F811
+    checkpoint, rates = save_network(fake / "a.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL), []
+    monkeypatch.setattr(predict, "print_events", lambda events, fps: rates.append(fps))
+    predict.main([str(video), "--live", "--fps", "0", "--checkpoint", str(checkpoint)])
+    assert rates == pytest.approx([10] * (40 + 1))
 
 
 def test_a_video_as_a_command(video, whole, capsys):
@@ -333,6 +441,9 @@ def test_a_network_of_other_bodies(video, fake, capsys):  # noqa: F811
     (["a.npy", "--animate", "a.mp4"], "ends in .gif"),
     (["a.mp4", "--animate", "a.png"], "ends in .gif or .mp4"),
     (["a.mp4", "b.mp4", "--animate", "a.gif"], "one video"),
+    (["a.mp4", "--frames_out", "a.gif"], "--frames_out writes what --camera shows: add --camera"),
+    (["--live", "--frames_out", "a.gif"], "--frames_out writes what --camera shows: add --camera"),
+    (["--camera", "0", "--frames_out", "a.png"], "no a.png: give a name that ends in .gif or .mp4"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(arguments, fault, capsys):
     assert failure(*arguments, "--checkpoint", "x") == "2"

@@ -118,7 +118,7 @@ def test_without_the_package(monkeypatch):
         MediaPipe()
 
 
-@pytest.mark.parametrize("version", ["0.10.30", "1.2.3"])
+@pytest.mark.parametrize("version", ["0.10.30", "1.2.3", "0.10.22rc1"])
 def test_packages_without_a_model_need_a_file(version, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     with pytest.raises(ValueError, match=rf"{version} comes without a model\n.*https://.*--pose_model"):

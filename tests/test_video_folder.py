@@ -11,8 +11,10 @@ from helpers import contents, convert_to, load
 from video_helpers import BROKEN, LAYOUT, LEGS, NOBODY, POSES, FakeEstimator, fake, write_video  # noqa: F401
 
 import convert_data
-from skeletons import video_folder
-from skeletons.readers import open_input
+from skeletons import readers, video_folder
+from skeletons.pose_estimation import PoseOptions
+from skeletons.readers import open_input, read_clips
+from skeletons.video import VideoClip
 from skeletons.video_folder import default_splits
 
 
@@ -177,6 +179,12 @@ def test_a_table_names_videos_with_or_without_suffix(rows, videos, tmp_path):
     assert load(out / "custom", "train")[1] == ["walk/0.mp4", "walk/1.mp4"]
 
 
+def test_a_missing_video_is_reported_once(videos, tmp_path):
+    write_table(videos, "walk/0,a,train", "walk/1,a,val", "wave\\gone.avi,a,val")
+    failures = convert_to(tmp_path / "out", videos)[2]
+    assert [failure.reason for failure in failures] == ["there is no such video"]
+
+
 def test_videos_that_the_table_does_not_list(videos):
     write_table(videos, "walk/0,a,train", "walk/1,a,val")
     assert "WARNING: 6 videos are not in" in "\n".join(open_input([videos]).notes)
@@ -226,7 +234,36 @@ def test_videos_next_to_raw_files_are_left_alone(raw, fake):  # noqa: F811
     (folder / file.name).write_bytes(file.read_bytes())
     write_video(folder / f"{file.stem}_rgb.avi")
     stream = open_input([folder])
-    assert stream.title == "NTU RGB+D" and FakeEstimator.calls == 0 and not stream.notes
+    assert stream.title == "NTU RGB+D" and not stream.notes
+    assert [clip.name for clip in read_clips(folder)] == [file.stem]
+    assert FakeEstimator.calls == 0
+
+
+def test_recognition_of_a_folder_needs_no_labels_and_writes_nothing(videos, monkeypatch):
+    """The options of poses count; a video that cannot be read is a failure, the others are read."""
+    given = []
+    monkeypatch.setattr(
+        readers, "open_estimator", lambda options: given.append(options) or FakeEstimator()
+    )
+    write_video(videos / "loose.mp4", 9)
+    write_video(videos / "walk/1.mp4", 20, NOBODY)
+    files, poses = sorted(videos.rglob("*")), PoseOptions(min_confidence=0.7)
+    *found, failure = sorted(read_clips(videos, poses=poses), key=lambda clip: hasattr(clip, "reason"))
+    assert [len(clip.data) for clip in found] == [9, 20, 22, 23, 24, 30, 30, 30]
+    assert all(isinstance(clip, VideoClip) for clip in found) and given == [poses] * 9
+    assert failure.file.endswith("1.mp4") and failure.reason.startswith("nobody is found")
+    assert sorted(videos.rglob("*")) == files and list(videos.parent.iterdir()) == [videos]
+
+
+def test_recognition_of_a_folder_with_a_table(videos, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        video_folder, "open_estimator", lambda options: given.append(options) or FakeEstimator()
+    )
+    write_table(videos, "walk/0,a,train", "walk/1,b,train", "walk/2,a,val")
+    clips = list(read_clips(videos, poses=PoseOptions(max_fps=15)))
+    assert [clip.name for clip in clips] == ["walk/0.mp4", "walk/1.mp4", "walk/2.mp4"]
+    assert given == [PoseOptions(max_fps=15)]
 
 
 @pytest.mark.parametrize("count", range(1, 40))
