@@ -1,12 +1,12 @@
 """How well actions are found in streams: segmentation.py against a sliding window.
 
-    python benchmarks/segments.py --validation VAL/last.pt VAL_PLAIN/last.pt         # choose settings
-    python benchmarks/segments.py --validation ... --test RUN/last.pt PLAIN/last.pt  # and test them
+    python benchmarks/segments.py --validation VAL/last.pt                     # choose settings
+    python benchmarks/segments.py --validation VAL/last.pt --test RUN/last.pt  # and test them
 
-Each option takes two causal networks: one trained with a class "background" (convert_data.py
---background), one without. Settings are chosen on the validation clips of the first pair
-(train.py --validation_camera), and used once on the test clips with the second. Writes
-results/segments.json.
+Each option takes a causal network trained with a class "background" (convert_data.py --background),
+and, if wanted, one without, for another sliding window. Settings are chosen on the validation clips of
+the first option's networks (train.py --validation_camera), and used once on the test clips with those
+of the second. Writes results/segments.json.
 
 A stream holds all clips of one subject and camera, with a random pause (skeletons/background.py) before
 each and at the end. A reported segment and an action belong together if their intersection is at least
@@ -383,9 +383,9 @@ def choose(paths: Sequence[Path], seed: int) -> tuple[dict[str, Method], dict[st
     clips = read_clips(checkpoint["config"]["data"], "train", checkpoint["validation"])
     rng = np.random.default_rng(seed)
     streams = [make_stream(group, rng) for group in clips]
-    with_background, without = (Recognizer.load(path) for path in paths)
-    methods = {"segmenter": choose_segmenter(with_background, streams)}
-    for text, recognizer in (("with", with_background), ("without", without)):
+    recognizers = [Recognizer.load(path) for path in paths]
+    methods = {"segmenter": choose_segmenter(recognizers[0], streams)}
+    for text, recognizer in zip(("with", "without"), recognizers, strict=False):
         for size in WINDOWS:
             name = f"window of {size} frames, {text} background"
             methods[name] = choose_window(recognizer, streams, size)
@@ -405,17 +405,16 @@ def run_test(
     """Scores of the chosen settings with other networks on streams of the test clips, one per seed; and
     the networks' accuracy on these clips."""
     clips = read_clips(load_checkpoint(paths[0])["config"]["data"], "val")
-    with_background, without = (Recognizer.load(path) for path in paths)
+    recognizers = [Recognizer.load(path) for path in paths]
     scores: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     for seed in seeds:
         rng = np.random.default_rng(seed)
         streams = [make_stream(group, rng) for group in clips]
         for name, method in methods.items():
-            recognizer = without if "without" in name else with_background
-            method = method._replace(recognizer=recognizer)
+            method = method._replace(recognizer=recognizers["without" in name])
             scores[name].append(score([(method.find(stream), stream) for stream in streams]))
             report(f"seed {seed}, {name}", scores[name][-1])
-    return scores, [clip_accuracy(recognizer, clips) for recognizer in (with_background, without)]
+    return scores, [clip_accuracy(recognizer, clips) for recognizer in recognizers]
 
 
 def clip_accuracy(recognizer: Recognizer, groups: Sequence[Sequence[tuple[str, np.ndarray]]]) -> float:
@@ -444,13 +443,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    pair = {"nargs": 2, "type": Path, "metavar": ("BACKGROUND", "PLAIN")}
+    pair = {"nargs": "+", "type": Path, "metavar": "CHECKPOINT"}
     parser.add_argument("--validation", required=True, help="networks to choose with", **pair)
     parser.add_argument("--test", help="networks to test", **pair)
     parser.add_argument("--seeds", nargs="+", type=int, default=TEST_SEEDS, help="of the test streams")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "segments.json")
     make_console_safe()
     arguments = parser.parse_args(argv)
+    if arguments.test and len(arguments.test) != len(arguments.validation):
+        parser.error("--validation and --test need as many networks: with background, and without")
     torch.set_num_threads(1)
     check_output(arguments.out, "--out names another file")
     methods, validation = choose(arguments.validation, VALIDATION_SEED)
