@@ -219,6 +219,9 @@ class LatestFrames:
         elif seconds >= self.due:
             self.due = seconds + PAUSE
             clip = scored_to_clip(np.stack([frame for _, frame in self.frames]), self.estimator)
+            preprocess = self.recognizer.preprocess
+            if preprocess.front_padding:  # it takes the first frames of a clip; the latest are wanted
+                clip = clip[-max(0, preprocess.window_size) :]
             self.probabilities = self.recognizer.classify([clip])[0]
         return self.probabilities
 

@@ -245,6 +245,22 @@ def test_a_network_for_clips_reads_the_latest_seconds(whole):
     assert not reader.frames
 
 
+@pytest.mark.parametrize("front_padding, window, count", [
+    (True, 8, 8), (True, 30, 21), (True, 0, 21), (True, -1, 21), (False, 8, 21),
+])  # fmt: skip
+def test_a_network_that_takes_the_first_frames_is_given_the_latest(front_padding, window, count):
+    clips = []
+    network = SimpleNamespace(
+        preprocess=SimpleNamespace(front_padding=front_padding, window_size=window),
+        classify=lambda given: clips.extend(given) or [np.ones(3)],
+    )
+    reader = LatestFrames(network, FakeEstimator(), seconds=10.0)
+    for i in range(21):
+        reader(fake_poses(i), i / 4)
+    assert len(clips[-1]) == count
+    np.testing.assert_array_equal(clips[-1][-1, ..., 0].T, POSES[20])
+
+
 def test_watching_a_video(video, causal):
     screen, reader = Shown({30: "q"}), FrameByFrame(Recognizer.load(causal))
     count, with_body, fps = watch(str(video), reader, FakeEstimator(), CLASSES, screen)
