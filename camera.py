@@ -167,7 +167,11 @@ class FrameByFrame:
         self.latest = np.where(np.isnan(bodies), self.latest, bodies)
         bodies = np.where(poses.confidences.any(1)[:, None, None], self.latest, np.nan)
         if isinstance(self.recognizer, Segmenter):
+            before = self.recognizer.visible
             answer = self.recognizer(bodies)
+            # Whoever comes next into the slot of a body that has left may be another person.
+            gone = list(before - self.recognizer.visible)
+            self.seen[gone], self.latest[gone] = False, np.nan
             return answer.probabilities if self.recognizer.visible else None
         probabilities = self.recognizer(bodies)
         return probabilities if self.recognizer.bodies else None

@@ -215,6 +215,29 @@ def test_a_network_that_knows_pauses_reads_as_a_segmenter(fake):  # noqa: F811
         np.testing.assert_allclose(found, expected(bodies).probabilities, atol=1e-6)
 
 
+def test_a_new_person_gets_no_joints_of_the_one_who_left(fake):  # noqa: F811
+    """But one who is out of sight for a moment keeps them."""
+    checkpoint = save_network(fake / "pauses.pt", classes=[*CLASSES, BACKGROUND], **CAUSAL)
+    reader, fresh = (FrameByFrame(Recognizer.load(checkpoint)) for _ in range(2))
+    patience, count = reader.recognizer.settings.patience, 0
+
+    def read(found, frames):
+        nonlocal count
+        for _ in range(frames):
+            reader(fake_poses(0, found), count / 10)
+            count += 1
+
+    read(True, 15)
+    read(False, patience - 1)
+    assert reader.seen[0].all() and np.isfinite(reader.latest[0]).all()
+    read(True, 1)
+    read(False, patience)
+    assert not reader.seen.any() and np.isnan(reader.latest).all()
+    for i in range(100, 130):
+        poses = fake_poses(i, hidden=LEGS)
+        np.testing.assert_allclose(reader(poses, i / 10), fresh(poses, i / 10), atol=1e-6)
+
+
 def test_complete_fills_what_was_never_seen_and_leaves_the_rest_to_the_recognizer():
     wrist, index = LAYOUT.joint("left wrist"), LAYOUT.joint("left index")
     bodies, seen = complete(fake_poses(0, hidden=[wrist, index]), None, LAYOUT)
