@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -159,6 +159,7 @@ class FrameByFrame:
         self.recognizer.reset()
         self.seen: np.ndarray | None = None
         self.latest = np.float32(np.nan)  # (M, V, C) the latest position of each joint
+        self.action: bool | None = None  # whether one is going on; None: the network does not know
 
     def __call__(self, poses: FramePoses, seconds: float) -> np.ndarray | None:
         """Probabilities (classes,) after this frame; None: no body so far."""
@@ -172,6 +173,7 @@ class FrameByFrame:
             # Whoever comes next into the slot of a body that has left may be another person.
             gone = list(before - self.recognizer.visible)
             self.seen[gone], self.latest[gone] = False, np.nan
+            self.action = answer.action
             return answer.probabilities if self.recognizer.visible else None
         probabilities = self.recognizer(bodies)
         return probabilities if self.recognizer.bodies else None
@@ -201,6 +203,8 @@ class LatestFrames:
 
     seconds  that it reads: as long as the clips that it was trained on
     """
+
+    action = None  # as that of FrameByFrame
 
     def __init__(self, recognizer: ActionRecognizer, estimator: PoseEstimator, seconds: float) -> None:
         self.recognizer, self.estimator, self.seconds = recognizer, estimator, seconds
@@ -232,7 +236,7 @@ class LatestFrames:
 
 def watch(
     source: str,
-    recognizer: Callable[[FramePoses, float], np.ndarray | None],
+    recognizer: FrameByFrame | LatestFrames,
     estimator: PoseEstimator,
     classes: list[str],
     screen: Screen,
@@ -240,7 +244,6 @@ def watch(
 ) -> tuple[int, int, float]:
     """Recognise what a camera or video shows, and draw it, until it ends or a key says so.
 
-    recognizer  FrameByFrame or LatestFrames
     Returns (frames, frames with a body, frames per second).
     """
     count = with_body = 0
@@ -251,9 +254,13 @@ def watch(
         bars = []
         state = "no body"
         if probabilities is not None:
-            bars = [tuple(ranked) for ranked in rank_classes(probabilities, classes, TOP)]
+            ranked = rank_classes(probabilities, classes)
+            if recognizer.action is not None:  # (the title says what the background would)
+                ranked = [one for one in ranked if one.name != BACKGROUND]
+            bars = [tuple(one) for one in ranked[:TOP]]
             state = "space: new clip, q: quit"
-        title = f"{rate():.0f} frames per second\n{state}"
+        action = {True: ", action", False: ", pause", None: ""}[recognizer.action]
+        title = f"{rate():.0f} frames per second{action}\n{state}"
         key = screen.show(draw(frame.image, poses, estimator.layout, title, bars), frame.time)
         if key == NEW_CLIP:
             recognizer.reset()

@@ -212,7 +212,9 @@ def test_a_network_that_knows_pauses_reads_as_a_segmenter(fake):  # noqa: F811
             bodies[0, wrist] = fake_poses(2).bodies[0, wrist]
         bodies[1] = np.nan
         found = reader(fake_poses(i % 4, hidden=[wrist] if i > 2 else []), i / 10)
-        np.testing.assert_allclose(found, expected(bodies).probabilities, atol=1e-6)
+        answer = expected(bodies)
+        np.testing.assert_allclose(found, answer.probabilities, atol=1e-6)
+        assert reader.action == answer.action
 
 
 def test_a_new_person_gets_no_joints_of_the_one_who_left(fake):  # noqa: F811
@@ -290,6 +292,28 @@ def test_watching_a_video(video, causal):
     assert (count, with_body) == (30, 27) and fps > 0 and len(screen.pictures) == 30
     assert screen.pictures[0].shape == (480, 640 + overlay.PANEL, 3)
     assert screen.times == [i / 10 for i in range(30)]
+
+
+@pytest.mark.parametrize("action, text", [(True, ", action"), (False, ", pause"), (None, "")])
+def test_the_title_says_whether_an_action_is_going_on(action, text, video, monkeypatch):
+    """And then `background` is not one of the bars."""
+    drawn, classes = [], [*CLASSES, BACKGROUND]
+
+    def draw(image, poses, layout, title, bars):
+        drawn.append((title, bars))
+
+    class Known:
+        def __call__(self, poses, seconds):
+            return np.array([0.1, 0.3, 0.05, 0.55])
+
+    monkeypatch.setattr(camera, "draw", draw)
+    reader = Known()
+    reader.action = action
+    watch(str(video), reader, FakeEstimator(), classes, Shown())
+    title, bars = drawn[-1]
+    assert re.fullmatch(rf"\d+ frames per second{text}\nspace: new clip, q: quit", title)
+    expected = [("wave", 0.3), ("clap", 0.1), ("walk", 0.05)]
+    assert bars == expected if action is not None else bars == [(BACKGROUND, 0.55), *expected]
 
 
 def test_the_space_bar_begins_a_new_clip(video, causal):
