@@ -1,12 +1,12 @@
 """How well actions are found in streams: segmentation.py against a sliding window.
 
-    python benchmarks/segments.py --validation VAL/last.pt VAL_PLAIN/last.pt         # choose settings
-    python benchmarks/segments.py --validation ... --test RUN/last.pt PLAIN/last.pt  # and test them
+    python benchmarks/segments.py --validation VAL/last.pt VAL_PLAIN/last.pt       # choose settings
+    python benchmarks/segments.py --validation ... --test RUN/last.pt              # and test them
+    python benchmarks/segments.py --validation ... --test RUN/last.pt PLAIN/last.pt
 
-Each option takes two causal networks: one trained with a class "background" (convert_data.py
---background), one without. Settings are chosen on the validation clips of the first pair
-(train.py --validation_camera), and used once on the test clips with the second. Writes
-results/segments.json.
+All networks are causal. The first one is trained with a class "background" (convert_data.py
+--background), the second without. Settings are chosen on the validation clips of the first pair
+(train.py --validation_camera), and used once on the test clips. Writes results/segments.json.
 
 A stream holds all clips of one subject and camera, with a random pause (skeletons/background.py) before
 each and at the end. A reported segment and an action belong together if their intersection is at least
@@ -399,23 +399,32 @@ def choose(paths: Sequence[Path], seed: int) -> tuple[dict[str, Method], dict[st
 # --- The test -----------------------------------------------------------------------------------------
 
 
-def run_test(
-    methods: dict[str, Method], paths: Sequence[Path], seeds: Sequence[int]
-) -> tuple[dict[str, list[dict[str, Any]]], list[float]]:
-    """Scores of the chosen settings with other networks on streams of the test clips, one per seed; and
-    the networks' accuracy on these clips."""
+def run_test(methods: dict[str, Method], paths: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
+    """A network with background and, if given, one without, with the chosen settings on streams of the
+    test clips -> accuracy of whole clips, and for each method its scores, one per seed."""
     clips = read_clips(load_checkpoint(paths[0])["config"]["data"], "val")
-    with_background, without = (Recognizer.load(path) for path in paths)
+    recognizers = dict(zip(("with", "without"), map(Recognizer.load, paths), strict=False))
+    methods = {
+        name: method._replace(recognizer=recognizers[kind])
+        for name, method in methods.items()
+        if (kind := "without" if "without" in name else "with") in recognizers
+    }
+    accuracies = {kind: clip_accuracy(one, clips) for kind, one in recognizers.items()}
+    print(" ".join(map(str, paths)), accuracies, flush=True)
     scores: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     for seed in seeds:
         rng = np.random.default_rng(seed)
         streams = [make_stream(group, rng) for group in clips]
         for name, method in methods.items():
-            recognizer = without if "without" in name else with_background
-            method = method._replace(recognizer=recognizer)
             scores[name].append(score([(method.find(stream), stream) for stream in streams]))
             report(f"seed {seed}, {name}", scores[name][-1])
-    return scores, [clip_accuracy(recognizer, clips) for recognizer in (with_background, without)]
+    return {"networks": settings_of(paths), "clip_accuracy": accuracies, "scores": scores}
+
+
+def settings_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """With which networks were trained; of the data's folder the last two parts, as on any machine."""
+    settings = [load_checkpoint(path)["config"] for path in paths]
+    return [one | {"data": "/".join(Path(one["data"]).parts[-2:])} for one in settings]
 
 
 def clip_accuracy(recognizer: Recognizer, groups: Sequence[Sequence[tuple[str, np.ndarray]]]) -> float:
@@ -444,9 +453,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    pair = {"nargs": 2, "type": Path, "metavar": ("BACKGROUND", "PLAIN")}
-    parser.add_argument("--validation", required=True, help="networks to choose with", **pair)
-    parser.add_argument("--test", help="networks to test", **pair)
+    parser.add_argument("--validation", nargs=2, required=True, type=Path,
+                        metavar=("BACKGROUND", "PLAIN"), help="networks to choose with")  # fmt: skip
+    parser.add_argument("--test", nargs="+", type=Path, action="append", default=[], metavar="NETWORK",
+                        help="network with background to test and, if there is one, the same without; "
+                             "can be repeated")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=TEST_SEEDS, help="of the test streams")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "segments.json")
     make_console_safe()
@@ -457,15 +468,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = {
         "min_overlap": MIN_OVERLAP,
         "fps": FPS,
+        "seeds": list(arguments.seeds),
         "chosen": {name: method.settings for name, method in methods.items()},
-        "validation": validation,
+        "validation": {"networks": settings_of(arguments.validation), "scores": validation},
+        "test": [run_test(methods, paths, arguments.seeds) for paths in arguments.test],
     }
-    if arguments.test:
-        scores, accuracies = run_test(methods, arguments.test, arguments.seeds)
-        record |= {"seeds": list(arguments.seeds), "test": scores, "clip_accuracy": accuracies}
-    for name in ("validation", "test"):
-        paths = getattr(arguments, name) or ()
-        record[f"{name}_networks"] = [load_checkpoint(path)["config"] for path in paths]
     record |= {"commit": git_commit(), "device": engine.device_name(torch.device("cpu"))}
     record |= {"python": platform.python_version(), "torch": torch.__version__}
     record |= {"date": date.today().isoformat()}
