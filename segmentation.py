@@ -43,12 +43,12 @@ class SegmentSettings:
     patience      after how many frames a body that is gone, or that is new, counts
     """
 
-    memory: int = 12
-    smoothing: float = 0.3
-    begin_above: float = 0.7
-    end_below: float = 0.3
-    begin_delay: int = 10
-    end_delay: int = 14
+    memory: int = 8
+    smoothing: float = 0.2
+    begin_above: float = 0.8
+    end_below: float = 0.6
+    begin_delay: int = 11
+    end_delay: int = 9
     patience: int = 10
 
     def __post_init__(self) -> None:

@@ -1,6 +1,9 @@
 """segmentation.py: what begins and ends when, with networks whose answers are known."""
 
+import json
+from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +203,12 @@ def test_a_switch_does_not_flicker():
     switch = Switch(settings)
     states = [switch(p) for p in (0.6, 0.69, 0.8, 0.5, 0.31, 0.2, 0.6)]
     assert states == [False, False, True, True, True, False, False]
+
+
+def test_the_default_settings_are_those_that_were_chosen_and_tested():
+    path = Path(segments.__file__).parent.parent / "results" / "segments.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert asdict(SegmentSettings()) == record["chosen"]["segmenter"]
 
 
 def test_settings_that_are_not_allowed():
