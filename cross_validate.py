@@ -2,6 +2,7 @@
 
     python cross_validate.py SBU --preset small
     python cross_validate.py my-recordings-converted --preset full --name mine --seed 1
+    python cross_validate.py SBU --ensemble sbu-joint sbu-bone --name sbu-both      # the mean of both
 
 SBU is the folder of fold1, fold2, ..., made by convert_data.py (docs/data.md); the options are those of
 train.py. Each network is trained without validation clips, and tested after its last epoch.
@@ -9,7 +10,8 @@ train.py. Each network is trained without validation clips, and tested after its
 Writes the runs to checkpoints/<name>/fold1/, ..., and checkpoints/<name>/cross_validation.json: the
 accuracy of both streams and of their fusion in each fold, mean and standard deviation over the folds,
 and the accuracy on the clips of all folds, each tested once. The same command continues after a
-stop: finished folds are not trained again.
+stop: finished folds are not trained again. With --ensemble, nothing is trained: the mean of the
+posteriors of earlier runs of this command is tested in each fold.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,23 +75,31 @@ def train_folds(configs: Sequence[train.Config]) -> None:
             raise
 
 
-def test_folds(configs: Sequence[train.Config]) -> dict[str, Any]:
-    """The entries of cross_validation.json that are results."""
-    folds, pooled = {}, engine.Metrics()
-    for config in configs:
-        last, machine = str(train.run_folder(config).last), config.machine
-        options = [last, "--data", config.data, "--device", machine.device, *["--mmap"] * machine.mmap]
-        arguments, device = test.parse_arguments(options), engine.resolve_device(machine.device)
-        metrics, evaluation = engine.Metrics(), test.Evaluation(Path(last), arguments, device)
-        posterior, label, _ = evaluation.test()
+def test_folds(folds: Sequence[Path], names: Sequence[str], machine: train.MachineConfig) -> dict:
+    """The entries of cross_validation.json that are results, of the mean posteriors of the networks
+    checkpoints/<name>/<fold>/last.pt."""
+    device = engine.resolve_device(machine.device)
+    tested, pooled = {}, engine.Metrics()
+    for fold in folds:
+        paths = [str(Path("checkpoints", name, fold.name, "last.pt")) for name in names]
+        arguments = test.parse_arguments([*paths, "--data", str(fold), *["--mmap"] * machine.mmap])
+        evaluations = [test.Evaluation(path, arguments, device) for path in paths]
+        results = test.run_tests(evaluations, early_recognition=False)
+        metrics = engine.Metrics()
         for each in (metrics, pooled):
-            each.add(posterior, label)
-        folds[Path(config.data).name] = {"clips": len(label), "results": metrics.results()}
-    record = {"clips": len(pooled.collected()[1]), "results": pooled.results(), "folds": folds}
+            each.add(results.posterior, results.label)
+        tested[fold.name] = {"clips": len(results.label), "results": metrics.results()}
+    record = {"clips": len(pooled.collected()[1]), "results": pooled.results(), "folds": tested}
     for name, function in (("mean", statistics.mean), ("standard_deviation", statistics.stdev)):
-        record[name] = {stream: function(fold["results"][stream]["accuracy"] for fold in folds.values())
-                        for stream in engine.STREAMS}  # fmt: skip
-    return record
+        record[name] = {
+            stream: function(fold["results"][stream]["accuracy"] for fold in tested.values())
+            for stream in engine.STREAMS
+        }
+    return record | {
+        "ensemble_size": len(evaluations),
+        "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
+        "flops": sum(one.flops() for one in evaluations),
+    }
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -110,12 +121,39 @@ def run(folder: Path, options: Sequence[str]) -> Path:
     config = with_fields(config, data=str(folder), validation_ratio=0.0, validation_camera=0)
     config = with_fields(config, name=train.run_name(config))
     train.validate(config)
-    configs = [with_fields(config, data=str(fold), name=f"{config.name}/{fold.name}")
-               for fold in find_folds(folder)]  # fmt: skip
-    train_folds(configs)
-    record = test_folds(configs) | {"config": asdict(config), "commit": git_commit()}
+    folds = find_folds(folder)
+    train_folds([with_fields(config, data=str(fold), name=f"{config.name}/{fold.name}")
+                 for fold in folds])  # fmt: skip
+    record = test_folds(folds, [config.name], config.machine) | {"config": asdict(config)}
+    return write_record(record, train.run_folder(config).path)
+
+
+def run_ensemble(folder: Path, names: Sequence[str], name: str) -> Path:
+    """Test the ensemble of the cross-validations of these names; returns the path of
+    cross_validation.json, in checkpoints/<name>/."""
+    if name in names:
+        raise ValueError(f"{name} is one of the networks\nchoose another --name for the ensemble")
+    folds = find_folds(folder)
+    runs = [train.run_folder(train.make_config(name=one)).path for one in (name, *names)]
+    for run, fold in product(runs[1:], folds):
+        checkpoint = load_checkpoint(run / fold.name / "last.pt")
+        config = train.config_from_dict(checkpoint["config"])
+        if checkpoint["epoch"] < config.optimization.epochs or Path(config.data).name != fold.name:
+            raise ValueError(
+                f"{run / fold.name} is no finished run of cross_validate.py on {fold.name}\n"
+                f"finish it, with its own options: python cross_validate.py {folder} --name {run.name}"
+            )
+    record = test_folds(folds, names, config.machine)
+    config = with_fields(config, data=str(folder), name=name)
+    return write_record(record | {"config": asdict(config), "checkpoint": " ".join(names)}, runs[0])
+
+
+def write_record(record: dict[str, Any], folder: Path) -> Path:
+    """Print the record and write it into a folder; returns its path."""
+    record = record | {"commit": git_commit()}
     print_record(record)
-    path = train.run_folder(config).path / "cross_validation.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "cross_validation.json"
     with prepared({path: (json.dumps(record, indent=1) + "\n").encode()}) as partials:
         partials[path].replace(path)
     return path
@@ -126,13 +164,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     make_console_safe()
     require_one_process("cross_validate.py")
     parser = argparse.ArgumentParser(
-        prog="cross_validate.py", usage="cross_validate.py FOLDER [options of train.py]",
+        prog="cross_validate.py", usage="cross_validate.py FOLDER [options of train.py]\n"
+        "       cross_validate.py FOLDER --ensemble NAME NAME ... --name NAME",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("folder", type=Path, help="folder of fold1, fold2, ...", metavar="FOLDER")
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser.add_argument("--ensemble", nargs="+", metavar="NAME",
+                        help="test the ensemble of the runs of these names")  # fmt: skip
+    parser.add_argument("--name", required="--ensemble" in argv, help="folder in checkpoints/")
     try:
-        print(run(parser.parse_args(argv[:1]).folder, argv[1:]))
+        if "--ensemble" in argv:
+            arguments = parser.parse_args(argv)
+            print(run_ensemble(arguments.folder, arguments.ensemble, arguments.name))
+        else:
+            print(run(parser.parse_args(argv[:1]).folder, argv[1:]))
     except (ValueError, OSError) as error:
         raise SystemExit(f"cross_validate.py: {error_message(error)}") from error
     except KeyboardInterrupt:

@@ -116,3 +116,34 @@ def test_folds_that_do_not_belong_together(workplace):
     with pytest.raises(SystemExit, match=r"fold1 does not contain folds .*\nmake them with"):
         cross_validate.main(["SBU/fold1", *TINY])
     assert not (workplace / "checkpoints").exists()
+
+
+def test_an_ensemble_is_the_mean_of_the_posteriors(workplace, capsys):
+    for name, seed in (("a", "0"), ("b", "1")):
+        cross_validate.main(["SBU", *TINY, "--name", name, "--seed", seed])
+    cross_validate.main(["SBU", "--ensemble", "a", "b", "--name", "both"])
+    with open("checkpoints/both/cross_validation.json", encoding="utf-8") as file:
+        record = json.load(file)
+    with open("checkpoints/a/cross_validation.json", encoding="utf-8") as file:
+        one = json.load(file)
+    assert (record["ensemble_size"], one["ensemble_size"], record["clips"]) == (2, 1, 10)
+    assert record["parameters"] == 2 * one["parameters"] and record["flops"] == 2 * one["flops"]
+    assert (record["config"]["data"], record["config"]["name"]) == ("SBU", "both")
+    test_script.main(["checkpoints/a/fold3/last.pt", "checkpoints/b/fold3/last.pt", "--out", "."])
+    with open("fold3-last+fold3-last_test.json", encoding="utf-8") as file:
+        assert json.load(file)["results"] == record["folds"]["fold3"]["results"]
+
+
+def test_an_ensemble_is_of_finished_folds(workplace, capsys):
+    cross_validate.main(["SBU", *TINY])
+    with pytest.raises(SystemExit, match="cv is one of the networks\nchoose another --name"):
+        cross_validate.main(["SBU", "--ensemble", "cv", "--name", "cv"])
+    shutil.copytree("checkpoints/cv/fold1", "checkpoints/cv/fold", dirs_exist_ok=True)
+    shutil.rmtree("checkpoints/cv/fold2")
+    with pytest.raises(SystemExit, match="fold2"):
+        cross_validate.main(["SBU", "--ensemble", "cv", "--name", "both"])
+    # A network that was trained on the clips of the fold.
+    shutil.move("checkpoints/cv/fold", "checkpoints/cv/fold2")
+    with pytest.raises(SystemExit, match=r"fold2 is no finished run .* on fold2\nfinish it"):
+        cross_validate.main(["SBU", "--ensemble", "cv", "--name", "both"])
+    assert not (workplace / "checkpoints/both").exists()
