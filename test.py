@@ -498,7 +498,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, least in (("tta", 1), ("batch_size", 1), ("num_workers", 0)):
             check_whole(name, getattr(arguments, name), least)
         device = engine.resolve_device(arguments.device)
-        engine.check_precision(arguments.precision, device)
+        engine.resolve_precision(arguments.precision, device)
         evaluations = [Evaluation(source, arguments, device) for source in arguments.checkpoints]
         if arguments.explain and len(evaluations) > 1:
             raise ValueError("--explain explains one network\ngive one checkpoint")

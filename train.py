@@ -140,7 +140,8 @@ class MachineConfig:
     num_workers."""
 
     device: str = ""  # cuda or cpu; empty: the GPU if there is one
-    # mixed: matrix products and LSTMs in float16 on a GPU, in bfloat16 on a CPU
+    # mixed: matrix products and LSTMs in float16 on a GPU, in bfloat16 on a CPU. auto: mixed on a CPU
+    # with instructions for bfloat16, float32 elsewhere
     precision: engine.Precision = "float32"
     cuda_graphs: bool = True  # on a GPU, replay recorded training steps (CUDA graphs): faster
     # on a GPU, runs with the same settings give the same numbers; slower
@@ -199,7 +200,7 @@ FULL = {
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
     "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "flip_prob": 0.5, "swap_sides_prob": 0.3,
     "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warmup_epochs": 3,
-    "weight_decay": 0.01, "label_smoothing": 0.1, "max_grad_norm": 1.0,
+    "weight_decay": 0.01, "label_smoothing": 0.1, "max_grad_norm": 1.0, "precision": "auto",
 }  # fmt: skip
 
 # Named changes to the settings above: `python train.py --preset demo`.
@@ -449,7 +450,8 @@ class Run:
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, partial(learning_rate_factor, optimization)
         )
-        scaler = engine.make_scaler(machine.precision, device)
+        self.precision = engine.resolve_precision(machine.precision, device)
+        scaler = engine.make_scaler(self.precision, device)
         self.state = TrainingState(model, optimizer, scheduler, order, scaler)
         # Settings that do not fit the data are found here, before an earlier run is replaced.
         flops = engine.count_flops(model, feeder.window_size)
@@ -464,6 +466,7 @@ class Run:
             "commit": git_commit(),
             "torch": torch.__version__,
             "device": engine.device_name(device),
+            "precision": self.precision,
             "clips": {"train": len(train_clips), "validation": len(self.validation_clips)},
             "parameters": sum(p.numel() for p in model.parameters()),
             "flops": flops,
@@ -495,7 +498,7 @@ class Run:
             model,
             self.state.optimizer,
             self.device,
-            precision=machine.precision,
+            precision=self.precision,
             scaler=self.state.scaler,
             label_smoothing=optimization.label_smoothing,
             max_grad_norm=optimization.max_grad_norm,
@@ -561,7 +564,7 @@ def main(
     if config.machine.deterministic:
         engine.use_deterministic_algorithms()
     device = engine.resolve_device(config.machine.device)
-    engine.check_precision(config.machine.precision, device)
+    engine.resolve_precision(config.machine.precision, device)
     tensorboard = tensorboard_writer(folder.path) if config.machine.tensorboard else None
     init_distributed(device)
     with folder.lock():
@@ -639,7 +642,7 @@ def train_epochs(
     tensorboard: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """The loop over the epochs after `epoch`; `best` is the best score up to there."""
-    epochs, precision = run.config.optimization.epochs, run.config.machine.precision
+    epochs = run.config.optimization.epochs
     writes, device = get_rank() == 0, run.device
     if not folder.best.exists():
         best = NO_SCORE
@@ -653,7 +656,9 @@ def train_epochs(
         scheduler.step()
         score = best  # without validation clips, each epoch is as good as the best
         if run.validation_clips:
-            metrics = engine.evaluate(run.state.model, run.validation_batches, device, "", precision)[0]
+            metrics, *_ = engine.evaluate(
+                run.state.model, run.validation_batches, device, "", run.precision
+            )
             line["validation"] = metrics
             # The highest accuracy; if equal, the lowest loss.
             score = [metrics["fused"]["accuracy"], -metrics["fused"]["loss"]]

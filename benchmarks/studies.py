@@ -219,7 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the preset's")
     parser.add_argument("--batch_size", type=int, help="ablation: that of `baseline` and `small`")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the preset's")
     parser.add_argument("--swap_streams", action="store_true",
                         help="combinations: four architectures from two runs")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue the unfinished run")
@@ -275,10 +275,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     check_arguments(parser, arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
-    shared = ("data", "validation_ratio", "validation_camera", "split_seed", "precision")
+    shared = ("data", "validation_ratio", "validation_camera", "split_seed")
     shared = {field: getattr(arguments, field) for field in shared}
-    if arguments.epochs:
-        shared["epochs"] = arguments.epochs
+    for field in ("epochs", "precision"):
+        if getattr(arguments, field):
+            shared[field] = getattr(arguments, field)
     to_train, to_swap = [], []
     for seed, (label, config) in product(arguments.seeds, list(select_study(arguments))):
         config = config | shared

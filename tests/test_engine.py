@@ -1,5 +1,6 @@
 """One epoch, one evaluation, metrics, FLOPs."""
 
+import json
 import math
 
 import pytest
@@ -154,6 +155,28 @@ def test_weights_that_the_last_step_makes_infinite_are_noticed(tiny):
 
 
 # --- Precisions and devices ---------------------------------------------------------------------------
+
+
+def test_precision_that_suits_the_device(config, monkeypatch):
+    """auto: mixed on a CPU with instructions for bfloat16."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for has_avx, has_amx, expected in (
+        (False, False, "float32"), (True, False, "mixed"), (False, True, "mixed")
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_avx: has, False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has_amx: has, False)
+        monkeypatch.setattr(engine, "precisions", lambda _: engine.PRECISIONS)
+        assert engine.resolve_precision("auto", cpu) == expected
+        assert engine.resolve_precision("auto", gpu) == "float32"
+        assert engine.resolve_precision("float32", cpu) == "float32"
+    path = train.main(changed(config, precision="auto"))
+    assert json.loads((path / "config.json").read_text())["precision"] == "mixed"
+    monkeypatch.setattr(engine, "precisions", lambda _: ("float32",))
+    assert engine.resolve_precision("auto", cpu) == "float32"
+    # A version of torch without these functions.
+    for name in engine.BFLOAT16_CPUS:
+        monkeypatch.delattr(torch.cpu, f"_is_{name}_supported")
+    assert engine.resolve_precision("auto", cpu) == "float32"
 
 
 def test_mixed_precision_where_there_is_no_bfloat16(config, monkeypatch):

@@ -143,7 +143,7 @@ def test_options():
         ({"device": "meta"}, "device 'meta' cannot be used here"),
         ({"modalities": ()}, "modalities="),
         ({"schedule": "linear"}, "schedule='linear'.*\nchoose from multistep, cosine"),
-        ({"precision": "fp4"}, "precision='fp4'.*\nchoose from float32, mixed"),
+        ({"precision": "fp4"}, "precision='fp4'.*\nchoose from auto, float32, mixed"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"window_size": 8}, "shorter than the spatial window"),
         ({"temporal_weight": 3.0}, "temporal_weight=3.0"),
