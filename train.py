@@ -84,7 +84,8 @@ class PreprocessingConfig:
     # every frame; per-frame: origin at each body's own root joint, in every frame; part-centres: in
     # every frame, origin of a body's arms between its shoulders, of its other joints between its hips;
     # first-frame: origin at the root joint of the first body in the first frame; body: as first-frame,
-    # and axes along that body
+    # and axes along that body; pair: as body, but in clips with two bodies, origin midway between them
+    # and, for each, x axis towards the other one
     reference_frame: ReferenceFrame = "body"
     # divide by the mean bone length of the clip (all its bodies; causal networks: the first body in its
     # first frame)

@@ -96,10 +96,17 @@ class BodyBatch(NamedTuple):
                 f"{slots} bodies, of which the modality partner can read two\n"
                 "leave the other bodies out, or train without this modality"
             )
+        return torch.cat((self.joints, self.of_partner(self.joints)), 3)
+
+    def of_partner(self, values: Tensor) -> Tensor:
+        """One value of any shape for each body, (B, ...) -> that of the other body of the clip, zeros
+        where it is absent. For slot 0 this is slot 1, for all others slot 0."""
+        slots = self.visible.shape[1]
         # (With one more slot, since a clip may have only one. export.py can trace these operations.)
-        bodies = torch.nn.functional.pad(self.scatter(self.joints), (0, 0, 0, 0, 0, 0, 0, 1))
-        others = torch.cat((bodies[:, 1:2], bodies[:, :1]), 1)[:, :slots].flatten(0, 1)
-        return torch.cat((self.joints, others.index_select(0, self.slot)), 3)
+        dense = torch.nn.functional.pad(self.scatter(values.flatten(1)), (0, 0, 0, 1))
+        first = dense[:, :1].expand(-1, slots, -1)
+        others = torch.cat((dense[:, 1:2], first), 1)[:, :slots].flatten(0, 1)
+        return others.index_select(0, self.slot).view(values.shape)
 
     @property
     def clip(self) -> Tensor:

@@ -26,7 +26,9 @@ from skeletons.batch import (
 from skeletons.layout import BODY_PARTS, Layout
 from skeletons.options import check_flag, check_numbers, check_whole, require
 
-ReferenceFrame = Literal["camera", "first-body", "per-frame", "part-centres", "first-frame", "body"]
+ReferenceFrame = Literal[
+    "camera", "first-body", "per-frame", "part-centres", "first-frame", "body", "pair"
+]
 REFERENCE_FRAMES: tuple[str, ...] = get_args(ReferenceFrame)
 
 
@@ -72,6 +74,9 @@ class Preprocess:
                          the window, so that trajectories through the room are kept
                          "body": as "first-frame", and the axes are those of that body: x from its left
                          to its right, y up its spine
+                         "pair": as "body", but for two bodies that are visible together, the origin
+                         is midway between their roots in the first frame that shows both, and x is,
+                         for each of them, the direction towards the other one
         normalization    divide by the mean bone length of the whole clip (all its bodies), so that
                          people and layouts of different size are comparable. "first-frame": by that of
                          the first body in its first frame of the window, which live recognition knows
@@ -239,8 +244,8 @@ class Preprocess:
                 uniform_scale=self.rand_uniform,
                 probability=self.rand_prob,
             )
-            matrix = random[:, : self.channels, : self.channels] @ matrix
-        joints = to_reference(joints, matrix[clip], origin)
+            matrix = random[clip, : self.channels, : self.channels] @ matrix
+        joints = to_reference(joints, matrix, origin)
         joints.mul_(visible[:, None, :, None])  # a body is zero where it is absent
         return bodies._replace(joints=joints, visible=bodies.scatter(visible.any(1)))
 
@@ -298,11 +303,11 @@ class Preprocess:
 
         visible     bool (B, T)
         bone_scale  (N,) mean bone length of each clip
-        Returns matrices (N, C, C) and the origin of each body, (B, C), or where it moves (B, C, T, 1),
+        Returns matrices (B, C, C) and the origin of each body, (B, C), or where it moves (B, C, T, 1),
         or (B, C, T, V) if each joint has its own; both are for `to_reference`.
         """
         joints, root, channels = bodies.joints, self.layout.root, bodies.joints.shape[1]
-        matrix = torch.eye(channels, device=joints.device).expand(bone_scale.shape[0], -1, -1)
+        matrix = torch.eye(channels, device=joints.device).expand(joints.shape[0], -1, -1)
         origin = torch.zeros_like(joints[:, :, 0, 0])
         pose = first_pose(bodies, visible)
         if self.origin_transfer == "per-frame":
@@ -314,14 +319,16 @@ class Preprocess:
             roots = bodies.scatter(joints[..., root])  # (N, M, C, T)
             first = roots.gather(1, body[:, None, None].expand(-1, -1, channels, -1))[:, 0]
             origin = first[bodies.clip, ..., None]
-        elif self.origin_transfer in ("first-frame", "body"):
+        elif self.origin_transfer in ("first-frame", "body", "pair"):
             origin = pose[bodies.clip, :, root]
-            if self.origin_transfer == "body":
-                matrix = body_axes(pose, self.layout)
+            if self.origin_transfer != "first-frame":
+                matrix = body_axes(pose, self.layout)[bodies.clip]
+            if self.origin_transfer == "pair":
+                matrix, origin = pair_axes(bodies, visible, root, matrix, origin)
         if self.normalization == "first-frame":
             bone_scale = scale_or_one(mean_bone_length(pose, self._on(joints.device).bones), 1)
         if self.normalization:
-            matrix = matrix / bone_scale[:, None, None]
+            matrix = matrix / bone_scale[bodies.clip, None, None]
         return matrix, origin
 
     def _on(self, device: torch.device) -> Tables:
@@ -426,6 +433,31 @@ def body_axes(pose: Tensor, layout: Layout) -> Tensor:
     return torch.where(defined, axes, torch.eye(3, device=pose.device))
 
 
+def pair_axes(
+    bodies: BodyBatch, visible: Tensor, root: int, axes: Tensor, origin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The reference frame "pair": rotations (B, C, C) and origins (B, C) of the bodies.
+
+    visible       bool (B, T)
+    root          joint
+    axes, origin  those of a body that is never visible together with another one, or stands above it.
+                  The second of the axes is y for all bodies
+    """
+    roots = bodies.joints[..., root]  # (B, C, T)
+    other_roots = bodies.of_partner(roots)
+    both = visible & (bodies.of_partner(visible.to(roots.dtype)) > 0)  # (B, T)
+    first = both.int().argmax(1)[:, None, None].expand(-1, roots.shape[1], 1)
+    own, other = (values.gather(2, first)[..., 0] for values in (roots, other_roots))  # (B, C)
+    towards, y = other - own, axes[:, 1]
+    across = towards - (towards * y).sum(1, keepdim=True) * y
+    x = torch.nn.functional.normalize(across)
+    pair = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
+    beside = across.norm(dim=1, keepdim=True) > 0.1 * towards.norm(dim=1, keepdim=True)
+    defined = both.any(1, keepdim=True) & beside  # (B, 1)
+    origin = torch.where(defined, (own + other) / 2, origin)
+    return torch.where(defined[..., None], pair, axes), origin
+
+
 # --- Checks of the options ----------------------------------------------------------------------------
 
 FLAGS = (
@@ -494,9 +526,9 @@ def _check_combination(options: Preprocess) -> None:
             "set it, or do not use these options"
         )
     frame, needs = options.origin_transfer, ""
-    if frame in ("body", "part-centres") and not set(BODY_PARTS) <= set(layout.parts):
+    if frame in ("body", "pair", "part-centres") and not set(BODY_PARTS) <= set(layout.parts):
         needs = f"parts called {', '.join(BODY_PARTS)}; {layout.name} has {', '.join(layout.parts)}"
-    if frame == "body" and channels != 3:
+    if frame in ("body", "pair") and channels != 3:
         needs = f"3D joints; these have {channels} coordinates"
     if needs:
         others = ", ".join(other for other in REFERENCE_FRAMES if other != frame)

@@ -391,7 +391,7 @@ def test_reference_frames(paths):
 @pytest.mark.parametrize("zero", [0, 2, True, "hips"])
 def test_an_unknown_reference_frame_lists_the_choices(paths, zero):
     with pytest.raises(
-        ValueError, match="camera, first-body, per-frame, part-centres, first-frame, body"
+        ValueError, match="camera, first-body, per-frame, part-centres, first-frame, body, pair"
     ):
         Feeder(*paths, origin_transfer=zero)
 

@@ -166,6 +166,7 @@ def test_only_causal_networks_are_live():
         ({}, {"normalization": True}),
         ({}, {"origin_transfer": "per-frame"}),
         ({}, {"origin_transfer": "first-body"}),
+        ({}, {"origin_transfer": "pair"}),
     ):
         with pytest.raises(ValueError, match=r"only a causal network.*\n.*--preset live"):
             recognize(build(**options), **preprocessing)

@@ -8,6 +8,7 @@ from test_layout import HAND_DRAWN, OPENPOSE, rooted_at
 from skeletons.batch import BodyBatch, Tracks, mean_bone_length, visible_frames
 from skeletons.layout import KINECT_V1, KINECT_V2, LAYOUTS, Layout
 from skeletons.preprocess import REFERENCE_FRAMES, Preprocess, body_axes, bone_matrix, first_pose
+from skeletons.transforms import rotation
 
 RAW = {"origin_transfer": "camera", "normalization": False}
 EVERY = pytest.mark.parametrize("layout", [*LAYOUTS.values(), HAND_DRAWN], ids=lambda x: x.name)
@@ -294,6 +295,65 @@ def test_up_is_from_the_hips_to_the_ears_where_the_neck_carries_all():
     torch.testing.assert_close(body_axes(pose, OPENPOSE), torch.eye(3)[None], atol=1e-6, rtol=0)
 
 
+def pairs(*clips, **options):
+    """Clips (T, C, V, M) in the reference frame "pair", in the unit of the data -> BodyBatch."""
+    options = {"window_size": 4, "origin_transfer": "pair", "normalization": False} | options
+    return made([np.asarray(clip, np.float32) for clip in clips], KINECT_V2, **options)
+
+
+def two_people(distance=2.0):
+    """Two people who face the camera, the second `distance` metres to the right (4, 3, V, 2)."""
+    one = standing(KINECT_V2)[0]
+    clip = torch.stack((one, one + torch.tensor([distance, 0, 0])[:, None]), 2)
+    return clip.repeat(4, 1, 1, 1).numpy()
+
+
+def test_each_of_a_pair_sees_the_other_in_the_same_direction():
+    """Whichever is the first: the origin is midway, x the direction to the other one."""
+    clip = two_people()
+    bodies = pairs(clip, clip[..., ::-1])
+    roots = bodies.joints[..., KINECT_V2.root]  # (B, C, T)
+    torch.testing.assert_close(roots[:, 0], torch.full((4, 4), -1.0))
+    torch.testing.assert_close(roots[:, 1:], torch.zeros(4, 2, 4), atol=1e-6, rtol=0)
+    first, second, second_again, first_again = bodies.joints
+    torch.testing.assert_close(first, first_again)
+    torch.testing.assert_close(second, second_again)
+    # Turned about y, not mirrored.
+    hand = first[:, 0, KINECT_V2.joint("right hand")] - roots[0, :, 0]
+    turned = second[:, 0, KINECT_V2.joint("right hand")] - roots[1, :, 0]
+    torch.testing.assert_close(turned, hand * torch.tensor([-1, 1, -1]), atol=1e-5, rtol=0)
+
+
+def test_a_pair_does_not_depend_on_the_position_of_the_camera():
+    clip = torch.from_numpy(two_people()) + 0.1 * torch.rand(4, 3, 25, 2)
+    moved = torch.einsum("dc,tcvm->tdvm", rotation(torch.tensor([[0.2, 1.1, -0.1]]))[0], clip) + 0.4
+    expected, found = pairs(clip).joints, pairs(moved).joints
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_frame_of_a_pair_is_that_of_the_first_frame_with_both():
+    clip = two_people()
+    clip[2:, 0, :, 1] += 1.0
+    clip[:2, :, :, 1] = 0  # the second is absent, and then at a distance of 3 m
+    roots = pairs(clip).joints[..., KINECT_V2.root]
+    torch.testing.assert_close(roots[0, 0], torch.full((4,), -1.5))
+    assert not roots[1, :, :2].any()  # absent bodies stay zero
+    torch.testing.assert_close(roots[1, 0, 2:], torch.full((2,), -1.5))
+
+
+def test_a_body_without_partner_has_its_own_frame():
+    """One body, or two that are never visible together, or one above the other: as "body"."""
+    alone, apart, above = (two_people() for _ in range(3))
+    alone[..., 1] = 0
+    apart[:3, ..., 1] = 0
+    apart[1:, ..., 0] = 0
+    above[..., 1] = above[..., 0] + np.float32([0, 1, 0])[:, None]
+    for clips in ([alone], [alone[..., :1]], [apart], [above]):
+        expected = pairs(*clips, origin_transfer="body")
+        found = pairs(*clips)
+        torch.testing.assert_close(found.joints, expected.joints, atol=1e-6, rtol=0)
+
+
 def test_first_pose_is_of_the_body_that_is_visible_first(clips):
     clip = torch.from_numpy(clips[3]).permute(1, 0, 2, 3)[None].clone()
 
@@ -426,6 +486,8 @@ NAMELESS = Layout("other", ("a", "b"), (-1, 0), {"all": (0, 1)})
             "exclude front_padding\nuse rand_end",
         ),
         (NAMELESS, 3, {"origin_transfer": "part-centres"}, "'part-centres' needs parts called"),
+        (NAMELESS, 3, {"origin_transfer": "pair"}, "'pair' needs parts called"),
+        (KINECT_V2, 2, {"origin_transfer": "pair"}, "'pair' needs 3D joints"),
         (KINECT_V2, 2, {}, "'body' needs 3D joints; these have 2 coordinates\nchoose another one"),
         (NAMELESS, 3, {}, "'body' needs parts called left arm, .*; other has all\nchoose another one"),
         (NAMELESS, 3, RAW | {"rand_flip": 0.5}, "joints called 'left ...'"),
