@@ -4,8 +4,8 @@
     python benchmarks/busy.py --presets small --environment GOMP_SPINCOUNT=1000
     python benchmarks/busy.py --environment OMP_NUM_THREADS=1 --environment OMP_WAIT_POLICY=passive
 
-The same training (batches, augmentation and weight updates, on random data of NTU's shape) in several
-environments:
+The same training (batches of 64 clips, augmentation and weight updates, on random data of NTU's shape)
+in several environments:
 
     default      as torch is without the variables of training/environment.py
     repository   with them
@@ -43,6 +43,7 @@ import train  # noqa: E402
 from training import engine  # noqa: E402
 
 DEFAULT, REPOSITORY = "default", "repository"
+BATCH_SIZE = 64  # of `demo` and `small`; with the 256 clips of `baseline`, a process takes 7 GiB
 # Ends with the process that started it, however that one ended: its input is then closed.
 BUSY = """
 import os, sys, threading
@@ -55,7 +56,7 @@ def work(preset: str, clips: int, tiny: bool) -> None:
     """What a training process does: for each line of its input, a number of seconds, train for so long
     (at least one step), and print the median of the milliseconds per step."""
     device = torch.device("cpu")
-    config = train.make_config(preset, **(gpu.TINY if tiny else {}))
+    config = train.make_config(preset, **(gpu.TINY if tiny else {"batch_size": BATCH_SIZE}))
     run = ntu.make_run(config, *ntu.open_ntu(clips, device), device)
     step, batches = run.training_step(), speed.endless(lambda: run.batches)
     step.model.train()
@@ -166,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "machine": engine.device_name("cpu"),
         "busy_processes": usable_cpus(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "batch": gpu.TINY["batch_size"] if arguments.tiny else BATCH_SIZE,
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "environments": {
