@@ -30,6 +30,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from training.environment import usable_cpus
+
 from tqdm import tqdm
 
 from skeletons.background import BACKGROUND, with_background
@@ -269,8 +271,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="write arrays (N, C, T, V, M) padded with zeros, for code of other "
                              "projects: 300 frames for NTU, else the longest clip")  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="fail if any clip cannot be read")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N",
-                        help="processes that read raw files (default: one per core)")  # fmt: skip
+    parser.add_argument("--jobs", type=positive, default=usable_cpus(), metavar="N",
+                        help="processes that read raw files (default: one per usable CPU)")  # fmt: skip
     PoseOptions.add_to(parser)
     return parser.parse_args(argv)
 

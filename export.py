@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import training.environment  # noqa: F401
+
 import numpy as np
 import torch
 from torch import Tensor, nn

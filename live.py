@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import training.environment  # noqa: F401
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike

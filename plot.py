@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import training.environment  # noqa: F401
+
 import numpy as np
 from numpy.typing import ArrayLike
 

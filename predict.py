@@ -35,6 +35,8 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import training.environment  # noqa: F401
+
 import numpy as np
 
 from explain import explain_clip

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import training.environment  # noqa: F401
+
 import numpy as np
 import torch
 

@@ -38,6 +38,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import training.environment  # noqa: F401
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import training.environment  # noqa: F401
+
 import torch
 
 from extensions import ExtensionConfig

@@ -28,11 +28,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import training.environment  # noqa: E402, F401
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from explain import (  # noqa: E402
     WINDOWS,

@@ -27,10 +27,12 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import training.environment  # noqa: E402, F401
+
+import torch  # noqa: E402
 
 import plot  # noqa: E402
 import train  # noqa: E402

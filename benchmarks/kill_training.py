@@ -23,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import training.environment  # noqa: E402, F401
+
 import torch  # noqa: E402
 from train_helpers import TINY, assert_same_run, log_of  # noqa: E402
 

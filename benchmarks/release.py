@@ -25,11 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import training.environment  # noqa: E402, F401
+
+import torch  # noqa: E402
 from tables import read_released, row_key, write_zoo  # noqa: E402
 
 import test  # noqa: E402

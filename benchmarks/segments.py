@@ -27,10 +27,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import training.environment  # noqa: E402, F401
+
+import torch  # noqa: E402
 
 from live import Recognizer  # noqa: E402
 from segmentation import SegmentSettings, Switch  # noqa: E402

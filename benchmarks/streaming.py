@@ -18,10 +18,13 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+import training.environment  # noqa: E402, F401
+
+import torch  # noqa: E402
 
 import train  # noqa: E402
 from live import Recognizer  # noqa: E402

@@ -39,6 +39,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from training.environment import GIVEN, usable_cpus  # noqa: E402
+
 from tables import flatten  # noqa: E402
 
 import train  # noqa: E402
@@ -223,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--swap_streams", action="store_true",
                         help="combinations: four architectures from two runs")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue the unfinished run")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
+    parser.add_argument("--jobs", type=int, default=usable_cpus(), help="runs at the same time")
     return parser
 
 
@@ -274,7 +276,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     check_arguments(parser, arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // arguments.jobs)))
+    if "OMP_NUM_THREADS" not in GIVEN:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cpus() // arguments.jobs))
     shared = ("data", "validation_ratio", "validation_camera", "split_seed")
     shared = {field: getattr(arguments, field) for field in shared}
     for field in ("epochs", "precision"):

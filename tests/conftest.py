@@ -7,6 +7,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes
 import pickle
 import threading
 
+import training.environment  # noqa: F401
+
 import numpy as np
 import pytest
 import torch

@@ -460,7 +460,19 @@ def test_a_run_that_fails(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["convert", "faithfulness", "fuzz", "gpu", "ntu", "speed", "streaming", "studies", "tables"]
+    "name",
+    [
+        "busy",
+        "convert",
+        "faithfulness",
+        "fuzz",
+        "gpu",
+        "ntu",
+        "speed",
+        "streaming",
+        "studies",
+        "tables",
+    ],
 )
 def test_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):

@@ -21,9 +21,6 @@ from training.distributed import any_rank, get_world_size, is_launched
 from training.finetune import frozen_modules
 from training.loader import BatchLoader, shard
 
-# Linux then hands out large tensors in large pages, which saves a third of the time of a step on a CPU.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 STREAMS = ("temporal", "spatial", "fused")
 Precision = Literal["auto", "float32", "mixed"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)[1:]
