@@ -1,5 +1,7 @@
 """What only a GPU can show. `make gpu` runs these tests and benchmarks/gpu.py."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from explain import explain_clip
 from extensions import ExtensionConfig
 from feeder import Feeder
 from model import SPATIAL, TEMPORAL, NetworkConfig, TwoStreamRNN
+from skeletons.preprocess import REFERENCE_FRAMES
 from skeletons.storage import split_files
 from training import engine
 from training.checkpoint import build_model
@@ -37,7 +40,9 @@ def config(data, tmp_path, monkeypatch):
 def build(data, extensions, temporal="hierarchical", spatial="traversal", dropout=0.5):
     """The training clips and a tiny network, both on the GPU."""
     causal = extensions.get("causal", False)
-    options = {"crop_resize": False, "normalization": "first-frame"} if causal else {}
+    options = {"origin_transfer": "pair"}
+    if causal:
+        options = {"crop_resize": False, "normalization": "first-frame"}
     feeder = Feeder(*split_files(data / "xview", "train"), window_size=16, **options).to("cuda")
     network = NetworkConfig(temporal, spatial, 16, 8, spatial_window=8, dropout=dropout)
     return feeder, TwoStreamRNN(
@@ -47,9 +52,10 @@ def build(data, extensions, temporal="hierarchical", spatial="traversal", dropou
 
 def test_a_gpu_makes_the_same_batches(data):
     paths = split_files(data / "xview", "train")
-    cpu, cuda = Feeder(*paths, window_size=64), Feeder(*paths, window_size=64).to("cuda")
-    for ratio in (1.0, 0.4):
-        expected, made = (feeder.eval(ratio)[range(5)][0] for feeder in (cpu, cuda))
+    for frame, ratio in product(REFERENCE_FRAMES, (1.0, 0.4)):
+        cpu = Feeder(*paths, window_size=64, origin_transfer=frame)
+        expected = cpu.eval(ratio)[range(5)][0]
+        made = cpu.to("cuda").eval(ratio)[range(5)][0]
         torch.testing.assert_close(made.cpu(), expected, atol=1e-5, rtol=1e-5)
         assert made.device.type == "cuda"
 
