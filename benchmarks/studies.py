@@ -4,6 +4,7 @@
     python benchmarks/studies.py ablation --data NW-UCLA/xview --validation_camera 2 --seeds 0 1
     python benchmarks/studies.py ablation --data UTD-MHAD/xsub --validation_ratio 0.05 --seeds 0 1
     python benchmarks/studies.py reference_frames --seeds 0 1 2
+    python benchmarks/studies.py ensembles --data NW-UCLA/xview --seeds 0 1 2
     python benchmarks/tables.py
 
 combinations      presets of train.py with the given temporal and spatial RNNs (default: all four
@@ -18,6 +19,10 @@ ablation          each component of `full` added alone to `baseline` or `small`,
                   selects others); the test clips are not used
 reference_frames  the demo: trained on two cameras, tested on the third, with and without 3D transforms,
                   in the body's reference frame and in that of the first frame
+ensembles         `full` with each of several inputs (ENSEMBLE), and the ensembles of the first 2 and of
+                  all 4 of these networks
+
+Data with folds (SBU) is cross-validated.
 
 Each run writes one record to results/<study>/ in the current folder. A run that already has a record is
 skipped, so a study that was stopped can be started again; with --resume its unfinished run continues.
@@ -43,6 +48,7 @@ from training.environment import GIVEN, usable_cpus  # noqa: E402
 
 from tables import flatten  # noqa: E402
 
+import cross_validate  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 from training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
@@ -68,6 +74,8 @@ ABLATED = ("baseline", "small", "full")
 
 # The two architectures that are trained with --swap_streams.
 TRAINED = tuple(zip(TEMPORAL, SPATIAL, strict=True))
+# The modalities of the networks of an ensemble.
+ENSEMBLE = ("joint", "bone", "motion", "distance")
 NO_3D_TRANSFORMS = {"rotate": (0.0, 0.0, 0.0), "scale": 0.0, "shear": 0.0}
 
 Study = Iterator[tuple[str, dict]]  # pairs of a label and fields of Config
@@ -112,6 +120,11 @@ def reference_frames() -> Study:
             yield f"{frame} reference, {label}", config
 
 
+def ensembles() -> Study:
+    for modality in ENSEMBLE:
+        yield f"full, {modality}", train.PRESETS["full"] | {"modalities": (modality, "partner")}
+
+
 # --- One run ----------------------------------------------------------------------------------------
 
 
@@ -134,6 +147,10 @@ def validation_set(config: dict) -> str:
     return f"validation subjects, split {split_seed}" if split_seed else "validation subjects"
 
 
+def has_folds(data: str) -> bool:
+    return any(Path(data).glob("fold*"))
+
+
 def run_folder(record: Path) -> Path:
     """The folder of a record's run."""
     return Path("checkpoints") / f"{record.parent.name}-{record.stem}"
@@ -143,41 +160,59 @@ def run(label: str, config: dict, record: Path, resume: bool = False) -> bool:
     """Train, test (or take the validation results) and write the record -> whether this succeeded."""
     folder = run_folder(record)
     config = config | {"name": folder.name}
+    if has_folds(config["data"]):
+        options = command_line({k: v for k, v in config.items() if k not in cross_validate.FIXED})
+        if not run_script("cross_validate.py", [config["data"], *options], folder):
+            return False
+        return write_record(label, folder / "cross_validation.json", record)
     how = "--resume" if resume and (folder / "last.pt").exists() else "--overwrite"
     if not run_script("train.py", [how, *command_line(config)], folder):
         return False
     validation = validation_set(config)
     if not validation:
-        return test(label, record)
+        return test(label, config["data"], [folder], record)
     last = json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    contents = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    contents |= {"data": f"{config['data']}, {validation}", "epoch": last["epoch"]}
-    contents |= {"results": last["validation"], "date": date.today().isoformat()}
-    write_record(label, contents, record)
-    return True
+    return write_record(
+        label,
+        folder / "config.json",
+        record,
+        data=f"{config['data']}, {validation}",
+        epoch=last["epoch"],
+        results=last["validation"],
+        date=date.today().isoformat(),
+    )
 
 
-def swap_streams(label: str, temporal: Path, spatial: Path, record: Path) -> bool:
+def test(label: str, data: str, runs: Sequence[Path], record: Path, **more: object) -> bool:
+    """Test the last epoch of a run, or the ensemble of several runs, and write the record -> whether
+    this succeeded."""
+    folder = run_folder(record)
+    if has_folds(data):
+        names = (run.name for run in runs)
+        command = [data, "--ensemble", *names, "--name", folder.name]
+        if not run_script("cross_validate.py", command, folder):
+            return False
+        return write_record(label, folder / "cross_validation.json", record, **more)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [*(run / "last.pt" for run in runs), "--out", folder]
+    if not run_script("test.py", command, folder):
+        return False
+    return write_record(label, next(folder.glob("*_test.json")), record, **more)
+
+
+def swap_streams(label: str, data: str, temporal: Path, spatial: Path, record: Path) -> bool:
     """Test the temporal stream of one record's run with the spatial stream of another's, and write the
     record -> whether this succeeded. Raises FileNotFoundError where a checkpoint is missing."""
-    contents, other = (load_checkpoint(run_folder(one) / "last.pt") for one in (temporal, spatial))
-    contents["model"] |= {k: v for k, v in other["model"].items() if k.startswith("spatial")}
-    for key in ("model_args", "config"):
-        contents[key]["network"]["spatial"] = other[key]["network"]["spatial"]
-    folder = run_folder(record)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder / "last.pt", contents)
-    return test(label, record, streams=[temporal.stem, spatial.stem])
-
-
-def test(label: str, record: Path, **more: object) -> bool:
-    """Test the last epoch of the record's run and write the record -> whether this succeeded."""
-    folder = run_folder(record)
-    if not run_script("test.py", [folder / "last.pt"], folder):
-        return False
-    contents = json.loads((folder / "last_test.json").read_text(encoding="utf-8"))
-    write_record(label, contents | more, record)
-    return True
+    folders = run_folder(temporal), run_folder(spatial)
+    swapped = run_folder(record).with_name(f"{run_folder(record).name}-swapped")
+    for fold in (path.name for path in Path(data).glob("fold*")) if has_folds(data) else [""]:
+        contents, other = (load_checkpoint(folder / fold / "last.pt") for folder in folders)
+        contents["model"] |= {k: v for k, v in other["model"].items() if k.startswith("spatial")}
+        for key in ("model_args", "config"):
+            contents[key]["network"]["spatial"] = other[key]["network"]["spatial"]
+        (swapped / fold).mkdir(parents=True, exist_ok=True)
+        save_checkpoint(swapped / fold / "last.pt", contents)
+    return test(label, data, [swapped], record, streams=[temporal.stem, spatial.stem])
 
 
 def run_script(script: str, arguments: Sequence[str | Path], folder: Path) -> bool:
@@ -191,12 +226,15 @@ def run_script(script: str, arguments: Sequence[str | Path], folder: Path) -> bo
     return not done.returncode
 
 
-def write_record(label: str, contents: dict, record: Path) -> None:
+def write_record(label: str, source: Path, record: Path, **more: object) -> bool:
+    """Write what is in a JSON file, and more, as a record -> True."""
+    contents = json.loads(source.read_text(encoding="utf-8")) | more
     record.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(contents | {"label": label}, indent=1, ensure_ascii=False)
     record.write_text(text + "\n", encoding="utf-8")
     accuracy = {name: round(100 * v["accuracy"], 1) for name, v in contents["results"].items()}
     print(record.stem, accuracy, flush=True)
+    return True
 
 
 # --- The command ------------------------------------------------------------------------------------
@@ -206,7 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", choices=("combinations", "ablation", "reference_frames"))
+    parser.add_argument("study", choices=("combinations", "ablation", "reference_frames", "ensembles"))
     parser.add_argument("--data", default="demo/xview", help="folder of the benchmark")
     parser.add_argument("--presets", nargs="+", choices=train.PRESETS, default=["small", "full"])
     parser.add_argument("--temporal", nargs="+", choices=TEMPORAL, default=TEMPORAL)
@@ -252,6 +290,8 @@ def select_study(arguments: argparse.Namespace) -> Study:
                             arguments.without_transforms)  # fmt: skip
     if arguments.study == "reference_frames":
         return reference_frames()
+    if arguments.study == "ensembles":
+        return ensembles()
     changes = {"batch_size": arguments.batch_size} if arguments.batch_size else {}
     return ablation(arguments.presets, changes)
 
@@ -270,6 +310,17 @@ def check_record(parser: argparse.ArgumentParser, path: Path, config: dict) -> N
     for field in ("epochs", "batch_size"):
         if made[field] != config[field]:
             parser.error(f"{path} has {field}={made[field]}: move it away to make another record")
+
+
+def test_ensembles(arguments: argparse.Namespace) -> Iterator[bool]:
+    """Test the ensembles of each seed that have no record yet -> whether each test succeeded."""
+    members = [(label, config["temporal"], config["spatial"]) for label, config in ensembles()]
+    for seed, count in product(arguments.seeds, (2, len(members))):
+        label = f"full, {count} networks"
+        runs = [record_path(arguments, *member, seed) for member in members[:count]]
+        record = record_path(arguments, label, "", "", seed)
+        if not record.exists():
+            yield test(label, arguments.data, list(map(run_folder, runs)), record)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -293,15 +344,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif arguments.swap_streams and streams not in TRAINED:
             runs = [next(pair for pair in TRAINED if kind in pair) for kind in streams]
             runs = [record_path(arguments, label, *pair, seed) for pair in runs]
-            to_swap.append((label, *runs, record))
+            to_swap.append((label, arguments.data, *runs, record))
         else:
             to_train.append((label, config | {"seed": seed}, record, arguments.resume))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         done = list(pool.map(lambda one: run(*one), to_train))
     try:
-        done += [all(path.exists() for path in one[1:3]) and swap_streams(*one) for one in to_swap]
+        done += [all(path.exists() for path in one[2:4]) and swap_streams(*one) for one in to_swap]
     except FileNotFoundError as error:
         raise SystemExit(f"studies.py: {error}") from error
+    if arguments.study == "ensembles" and all(done):
+        done += test_ensembles(arguments)
     if not all(done):
         raise SystemExit("studies.py: some runs failed; the others have their records")
 

@@ -20,12 +20,16 @@ import pytest
 import studies
 import tables
 import torch
+from test_sbu import write_sbu
 
+import cross_validate
 import plot
 import test as test_command
 import train
+from convert_data import convert
 from model import SPATIAL, TEMPORAL, TwoStreamRNN
 from skeletons.layout import KINECT_V2
+from skeletons.readers import open_input
 from skeletons.storage import read_split, split_files
 from training import engine
 
@@ -320,7 +324,8 @@ def test_the_ablation_is_complete():
     )
     fields = [field for component in studies.COMPONENTS.values() for field in component]
     differing = {field for field in full if (baseline[field], small[field]) != (full[field],) * 2}
-    assert sorted(fields) == sorted(differing - {"epochs", "precision"})
+    # (The ablation is of bodies that are alone, which have the same reference frame.)
+    assert sorted(fields) == sorted(differing - {"epochs", "precision", "reference_frame"})
     ablation = dict(studies.ablation(studies.ABLATED, {"batch_size": 16}))
     for preset, rows in (("baseline", 1), ("small", 0), ("full", 1)):
         rows += len(studies.COMPONENTS)
@@ -351,6 +356,8 @@ def workplace(tmp_path, data, monkeypatch):
         arguments = list(map(str, arguments))
         if script == "test.py":
             test_command.main(arguments)
+        elif script == "cross_validate.py":
+            cross_validate.main(arguments)
         else:
             config, resume, overwrite = train.parse_command_line(arguments)
             train.main(config, resume, overwrite)
@@ -359,6 +366,7 @@ def workplace(tmp_path, data, monkeypatch):
 
     started = []
     monkeypatch.setattr(studies, "run_script", run_script)
+    monkeypatch.setattr(train, "train_or_exit", train.main)  # signals need the main thread
     for picture in ("curves", "confusion", "report"):
         monkeypatch.setattr(plot, picture, lambda *_: None)
     monkeypatch.setattr(engine, "count_flops", lambda *_: 123_456)  # takes seconds
@@ -444,6 +452,44 @@ def test_two_runs_give_four_combinations(workplace, capsys):
     with pytest.raises(SystemExit):
         studies.main([*study, "full"])
     assert "share no weights" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folds(workplace, tmp_path):
+    """SBU/fold1, ... of 10 clips."""
+    convert(open_input([write_sbu(tmp_path / "raw")], "sbu"), "SBU")
+
+
+@pytest.mark.parametrize("benchmark", ["demo/xview", "SBU"])
+def test_networks_form_ensembles(workplace, folds, benchmark):
+    """Four networks of other inputs, the first two together and all four; none is trained twice."""
+    study = ["ensembles", "--jobs", "1", "--epochs", "1", "--data", benchmark]
+    studies.main(study)
+    found = {record["label"]: record for record in records().values()}
+    members = [label for label, _ in studies.ensembles()]
+    assert set(found) == {*members, "full, 2 networks", "full, 4 networks"}
+    for count in (2, 4):
+        record = found[f"full, {count} networks"]
+        assert record["ensemble_size"] == count and record["flops"] == count * 123_456
+        assert record["parameters"] == sum(found[name]["parameters"] for name in members[:count])
+        assert len(record["checkpoint"].split()) == count
+    before = records()
+    studies.main(study)
+    assert records() == before
+
+
+def test_two_cross_validations_give_four_combinations(workplace, folds):
+    study = ["combinations", "--jobs", "1", "--swap_streams", "--presets", "small", "--epochs", "1"]
+    studies.main([*study, "--data", "SBU"])
+    results = {}
+    for record in records().values():
+        network = record["config"]["network"]
+        results[network["temporal"], network["spatial"]] = record
+        assert record["clips"] == 10 and len(record["folds"]) == 5
+    assert set(results) == set(product(TEMPORAL, SPATIAL))
+    swapped = results[studies.TRAINED[0][0], studies.TRAINED[1][1]]
+    for stream, own in (("temporal", studies.TRAINED[0]), ("spatial", studies.TRAINED[1])):
+        assert swapped["mean"][stream] == pytest.approx(results[own]["mean"][stream])
 
 
 def test_a_run_that_fails(tmp_path, monkeypatch, capsys):
