@@ -19,8 +19,8 @@ ablation          each component of `full` added alone to `baseline` or `small`,
                   selects others); the test clips are not used
 reference_frames  the demo: trained on two cameras, tested on the third, with and without 3D transforms,
                   in the body's reference frame and in that of the first frame
-ensembles         `full` with each of several inputs (ENSEMBLE), and the ensembles of the first 2 and of
-                  all 4 of these networks
+ensembles         `full`, the same with fewer modalities (ENSEMBLE), and the ensembles of the first 2 and
+                  of all 4 of these networks
 
 Data with folds (SBU) is cross-validated.
 
@@ -74,8 +74,13 @@ ABLATED = ("baseline", "small", "full")
 
 # The two architectures that are trained with --swap_streams.
 TRAINED = tuple(zip(TEMPORAL, SPATIAL, strict=True))
-# The modalities of the networks of an ensemble.
-ENSEMBLE = ("joint", "bone", "motion", "distance")
+# The networks of an ensemble: `full`, and `full` with fewer modalities.
+ENSEMBLE = {
+    "full": train.PRESETS["full"]["modalities"],
+    "full, motion": ("motion", "partner"),
+    "full, joint": ("joint", "partner"),
+    "full, bone": ("bone", "partner"),
+}
 NO_3D_TRANSFORMS = {"rotate": (0.0, 0.0, 0.0), "scale": 0.0, "shear": 0.0}
 
 Study = Iterator[tuple[str, dict]]  # pairs of a label and fields of Config
@@ -121,8 +126,8 @@ def reference_frames() -> Study:
 
 
 def ensembles() -> Study:
-    for modality in ENSEMBLE:
-        yield f"full, {modality}", train.PRESETS["full"] | {"modalities": (modality, "partner")}
+    for label, modalities in ENSEMBLE.items():
+        yield label, train.PRESETS["full"] | {"modalities": modalities}
 
 
 # --- One run ----------------------------------------------------------------------------------------

@@ -466,7 +466,7 @@ def test_networks_form_ensembles(workplace, folds, benchmark):
     study = ["ensembles", "--jobs", "1", "--epochs", "1", "--data", benchmark]
     studies.main(study)
     found = {record["label"]: record for record in records().values()}
-    members = [label for label, _ in studies.ensembles()]
+    members = list(studies.ENSEMBLE)
     assert set(found) == {*members, "full, 2 networks", "full, 4 networks"}
     for count in (2, 4):
         record = found[f"full, {count} networks"]
