@@ -19,8 +19,8 @@ ablation          each component of `full` added alone to `baseline` or `small`,
                   selects others); the test clips are not used
 reference_frames  the demo: trained on two cameras, tested on the third, with and without 3D transforms,
                   in the body's reference frame and in that of the first frame
-ensembles         `full`, the same with fewer modalities (ENSEMBLE), and the ensembles of the first 2 and
-                  of all 4 of these networks
+ensembles         `full`, the same with fewer modalities (ENSEMBLE), and ensembles of the first 2 and of
+                  all 4 of these networks
 
 Data with folds (SBU) is cross-validated.
 
