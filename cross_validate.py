@@ -20,9 +20,12 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import test
 import train
@@ -99,6 +102,9 @@ def test_folds(folds: Sequence[Path], names: Sequence[str], machine: train.Machi
         "ensemble_size": len(evaluations),
         "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
         "flops": sum(one.flops() for one in evaluations),
+        "device": engine.device_name(device),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
     }
 
 

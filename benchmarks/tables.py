@@ -132,7 +132,8 @@ def row_key(record: dict) -> tuple:
     if label in train.PRESETS:  # presets may have changed since the run was labelled
         label = ", ".join((name, *differences))
     label += f", TTA {record['tta']}" if record.get("tta", 1) > 1 else ""
-    label += f", ensemble of {n}" if (n := record.get("ensemble_size", 1)) > 1 else ""
+    if (networks := record.get("ensemble_size", 1)) > 1 and "label" not in record:
+        label += f", ensemble of {networks}"
     order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
     return rank, label, tuple(differences), *order
 
@@ -169,15 +170,16 @@ def parameters(runs: Iterable[dict]) -> str:
 
 
 def summary(records: Records, published: dict[str, dict[str, float]]) -> str:
-    """A Markdown table of the unchanged presets, all of one architecture: mean ± standard deviation of
-    the fusion (number of runs), beside published figures {method: {benchmark: accuracy in %}}."""
+    """A Markdown table of the unchanged presets, all of one architecture, and of ensembles: mean ±
+    standard deviation of the fusion (number of runs), beside published figures {method: {benchmark:
+    accuracy in %}}."""
     order = TEMPORAL.index(SUMMARY_ARCHITECTURE[0]), SPATIAL.index(SUMMARY_ARCHITECTURE[1])
     runs: dict[str, dict[str, dict]] = {preset: {} for preset in train.PRESETS}
     for data in BENCHMARKS:
-        for record in filter(is_preset, records.get(data, [])):
+        for record in records.get(data, []):
             _, label, _, *streams = row_key(record)
-            if tuple(streams) == order:
-                runs[label].setdefault(data, {})[run_key(record)] = record
+            if tuple(streams) == order and (label in runs or record.get("ensemble_size", 1) > 1):
+                runs.setdefault(label, {}).setdefault(data, {})[run_key(record)] = record
     lines = [("Setting", *BENCHMARKS.values(), "Parameters", "Training, one CPU thread")]
     for preset, by_data in runs.items():
         if not by_data:
@@ -187,7 +189,8 @@ def summary(records: Records, published: dict[str, dict[str, float]]) -> str:
             values = [accuracy(run, "fused") for run in by_data.get(data, {}).values()]
             cells.append(f"**{mean_and_deviation(values)}** ({len(values)})" if values else "")
         first = list(next(iter(by_data.values())).values())
-        lines.append((f"`{preset}`", *cells, parameters(first), median_cost(first, *COSTS[1])))
+        name = re.sub(r"^\w+", r"`\g<0>`", preset)
+        lines.append((name, *cells, parameters(first), median_cost(first, *COSTS[1])))
     for method, figures in published.items():
         cells = [f"{figures[data]:.1f}" if data in figures else "" for data in BENCHMARKS]
         if any(cells):

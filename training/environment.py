@@ -7,7 +7,7 @@ import re
 from collections.abc import MutableMapping
 from pathlib import Path, PurePosixPath
 
-SPIN_COUNT = 10_000
+SPIN_COUNT = 1_000
 BLOCK_TIME = 1  # milliseconds
 
 
