@@ -25,6 +25,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import training.environment  # noqa: F401
+
 import torch
 
 import test

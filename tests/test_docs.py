@@ -105,7 +105,7 @@ def script_main(script):
 
 def parse_script(script, arguments, monkeypatch):
     """ValueError if the script does not exist or does not take these arguments."""
-    if script == "cross_validate.py":  # whose options are those of train.py
+    if script == "cross_validate.py" and "--ensemble" not in arguments:  # options of train.py
         script, arguments = "train.py", arguments[1:]
     main = script_main(script)
 
@@ -181,6 +181,7 @@ def test_commands_exist_with_their_options(page, monkeypatch):
         "python train.py --hidden 3",
         "python train.py --causal --reference_frame somewhere",
         "python cross_validate.py SBU --folds 3",
+        "python cross_validate.py SBU --ensemble a b",
         "torchrun --nproc_per_node=2 train.py --gpus 3",
         "my-sensor | python predict.py --lively --checkpoint a.pt",
         "python plot.py histogram a",

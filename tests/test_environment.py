@@ -178,6 +178,8 @@ def children(monkeypatch):
 
 def test_training_beside_busy_processes(children, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(busy.GIVEN, "OMP_DISPLAY_ENV", "verbose")  # libgomp shows what it has read
+    for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"):  # of pytest-xdist's processes
+        monkeypatch.delitem(busy.GIVEN, name, raising=False)
     busy.main([*TINY, "--out", str(tmp_path / "busy.json")])
     record = json.loads((tmp_path / "busy.json").read_text())
     found = record["presets"]["small"]
