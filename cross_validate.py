@@ -40,6 +40,7 @@ from training.distributed import require_one_process
 from training.run import prepared
 from training.settings import with_fields
 
+RECORD = "cross_validation.json"
 # Options of train.py that are decided here.
 FIXED = {"data", "validation_ratio", "validation_camera", "resume", "overwrite"}
 
@@ -53,17 +54,22 @@ def is_finished(config: train.Config) -> bool | None:
     checkpoint = load_checkpoint(run.last)
     try:
         train.check_resumable(config, checkpoint)
-        if Path(checkpoint["config"]["data"]).resolve() != Path(config.data).resolve():
-            raise ValueError(f"it was trained on {checkpoint['config']['data']}")
-        files = split_files(config.data, "train")
-        if max(file.stat().st_mtime for file in files) > run.last.stat().st_mtime:
-            raise ValueError(f"{config.data} was converted again since its last epoch")
+        check_data(checkpoint, run.last, config.data)
     except ValueError as error:
         raise ValueError(
             f"{run.path} holds another run: {str(error).splitlines()[0]}\n"
             f"choose another --name, or remove {run.path.parent} to train all folds again"
         ) from None
     return checkpoint["epoch"] == config.optimization.epochs
+
+
+def check_data(checkpoint: dict[str, Any], path: Path, data: str | Path) -> None:
+    """ValueError if the checkpoint at `path` was not trained on the data as it is now."""
+    if Path(checkpoint["config"]["data"]).resolve() != Path(data).resolve():
+        raise ValueError(f"it was trained on {checkpoint['config']['data']}")
+    files = split_files(data, "train")
+    if max(file.stat().st_mtime for file in files) > path.stat().st_mtime:
+        raise ValueError(f"{data} was converted again since its last epoch")
 
 
 def train_folds(configs: Sequence[train.Config]) -> None:
@@ -129,31 +135,54 @@ def run(folder: Path, options: Sequence[str]) -> Path:
     config = with_fields(config, data=str(folder), validation_ratio=0.0, validation_camera=0)
     config = with_fields(config, name=train.run_name(config))
     train.validate(config)
+    folder_of_run = train.run_folder(config).path
+    if (folder_of_run / RECORD).exists() and not next(folder_of_run.rglob("last.pt"), None):
+        raise ValueError(f"{folder_of_run} holds the result of an ensemble\nchoose another --name")
     folds = find_folds(folder)
     train_folds([with_fields(config, data=str(fold), name=f"{config.name}/{fold.name}")
                  for fold in folds])  # fmt: skip
     record = test_folds(folds, [config.name], config.machine) | {"config": asdict(config)}
-    return write_record(record, train.run_folder(config).path)
+    return write_record(record, folder_of_run)
 
 
 def run_ensemble(folder: Path, names: Sequence[str], name: str) -> Path:
     """Test the ensemble of the cross-validations of these names; returns the path of
     cross_validation.json, in checkpoints/<name>/."""
-    if name in names:
-        raise ValueError(f"{name} is one of the networks\nchoose another --name for the ensemble")
+    if not all((name, *names)):
+        raise ValueError("a name is empty\ngive the names of runs, in checkpoints/")
+    target, *runs = (train.run_folder(train.make_config(name=one)).path for one in (name, *names))
+    if len(set(runs)) < len(runs):
+        raise ValueError("--ensemble names a run twice\nname each once")
+    if next(target.rglob("last.pt"), None):
+        raise ValueError(f"{target} holds a run\nchoose another --name for the ensemble")
     folds = find_folds(folder)
-    runs = [train.run_folder(train.make_config(name=one)).path for one in (name, *names)]
-    for run, fold in product(runs[1:], folds):
-        checkpoint = load_checkpoint(run / fold.name / "last.pt")
+    configs = [finished_config(run, fold) for run, fold in product(runs, folds)]
+    config = with_fields(configs[0], data=str(folder), name=name)
+    record = test_folds(folds, names, train.MachineConfig())
+    return write_record(record | {"config": asdict(config), "checkpoint": " ".join(names)}, target)
+
+
+def finished_config(run: Path, fold: Path) -> train.Config:
+    """The settings of the network of a fold. ValueError unless it is finished, and was trained by this
+    script on the other folds."""
+    path = run / fold.name / "last.pt"
+    try:
+        if not path.exists():
+            raise ValueError(f"{path} is missing")
+        checkpoint = load_checkpoint(path)
         config = train.config_from_dict(checkpoint["config"])
-        if checkpoint["epoch"] < config.optimization.epochs or Path(config.data).name != fold.name:
-            raise ValueError(
-                f"{run / fold.name} is no finished run of cross_validate.py on {fold.name}\n"
-                f"finish it, with its own options: python cross_validate.py {folder} --name {run.name}"
-            )
-    record = test_folds(folds, names, config.machine)
-    config = with_fields(config, data=str(folder), name=name)
-    return write_record(record | {"config": asdict(config), "checkpoint": " ".join(names)}, runs[0])
+        check_data(checkpoint, path, fold)
+        if checkpoint["epoch"] < config.optimization.epochs:
+            raise ValueError(f"it ends after epoch {checkpoint['epoch']}")
+        if checkpoint["clips"]["validation"]:
+            raise ValueError("it was not trained on all clips of the other folds")
+    except ValueError as error:
+        name = run.relative_to("checkpoints").as_posix()
+        raise ValueError(
+            f"{path.parent} is no finished run of cross_validate.py: {str(error).splitlines()[0]}\n"
+            f"make it, with its own options: python cross_validate.py {fold.parent} --name {name}"
+        ) from error
+    return config
 
 
 def write_record(record: dict[str, Any], folder: Path) -> Path:
@@ -161,7 +190,7 @@ def write_record(record: dict[str, Any], folder: Path) -> Path:
     record = record | {"commit": git_commit()}
     print_record(record)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "cross_validation.json"
+    path = folder / RECORD
     with prepared({path: (json.dumps(record, indent=1) + "\n").encode()}) as partials:
         partials[path].replace(path)
     return path

@@ -396,7 +396,8 @@ def fit_extensions(extensions: ExtensionConfig, feeder: Feeder) -> ExtensionConf
             others = " ".join(modality for modality in extensions.modalities if modality != "partner")
             raise ValueError(
                 f"{feeder.data_path} has up to {feeder.max_bodies} bodies in a clip, of which the "
-                f"modality partner can read two\nleave it out: --modalities {others}"
+                f"modality partner can read two\nleave it out: --modalities {others}, "
+                "and take no reference frame pair: --reference_frame body"
             )
         return extensions
     return replace(extensions, modalities=tuple(m for m in extensions.modalities if m != "partner"))

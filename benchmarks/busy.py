@@ -156,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny networks, as for a test")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "busy-cpu.json")
     arguments = parser.parse_args(argv)
+    if not arguments.out.parent.is_dir():
+        parser.error(f"--out {arguments.out}: there is no such folder")
     environments = {DEFAULT: dict(GIVEN), REPOSITORY: dict(GIVEN)}
     for given in arguments.environment:
         environments[" ".join(given)] = GIVEN | parse_variables(parser, given)

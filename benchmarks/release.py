@@ -79,6 +79,7 @@ def release(checkpoint: Path, name: str, records: Sequence[Path], data: str | No
     runs = spread(expected | portable, records)
     contents = {k: v for k, v in contents.items() if k not in TRAINING_ONLY}
     contents["config"] |= {"data": short_data(data)}
+    contents["config"]["machine"] |= {"device": ""}
     precision, content, record = halve(contents, name, data, expected)
     folder = RunFolder(checkpoint.parent)
     record |= {k: expected[k] for k in ("training_seconds", "clips_per_second", "device", "torch")}

@@ -282,6 +282,8 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
             parser.error(f"an ablation is of the presets {', '.join(ABLATED)}")
     elif arguments.batch_size:
         parser.error("--batch_size is an option of the ablation")
+    if validation and (arguments.study == "ensembles" or has_folds(arguments.data)):
+        parser.error("ensembles, and data with folds, are tested: leave the validation options out")
     if arguments.swap_streams:
         configs = [train.flat(train.make_config(name)) for name in arguments.presets]
         shared = any(config["view_adaptation"] or config["input_norm"] for config in configs)

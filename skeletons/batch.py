@@ -90,22 +90,20 @@ class BodyBatch(NamedTuple):
     def with_partners(self) -> Tensor:
         """(B, C, T, 2 V): the joints of each body, then those of its partner, the other body of the
         clip, zeros where it is absent. ValueError for more than two slots."""
-        slots = self.visible.shape[1]
-        if slots > 2:
-            raise ValueError(
-                f"{slots} bodies, of which the modality partner can read two\n"
-                "leave the other bodies out, or train without this modality"
-            )
         return torch.cat((self.joints, self.of_partner(self.joints)), 3)
 
     def of_partner(self, values: Tensor) -> Tensor:
         """One value of any shape for each body, (B, ...) -> that of the other body of the clip, zeros
-        where it is absent. For slot 0 this is slot 1, for all others slot 0."""
+        where it is absent. ValueError for more than two slots."""
         slots = self.visible.shape[1]
+        if slots > 2:
+            raise ValueError(
+                f"{slots} bodies, of which the modality partner and the reference frame pair can read "
+                "two\nleave the other bodies out, or train without this modality and reference frame"
+            )
         # (With one more slot, since a clip may have only one. export.py can trace these operations.)
         dense = torch.nn.functional.pad(self.scatter(values.flatten(1)), (0, 0, 0, 1))
-        first = dense[:, :1].expand(-1, slots, -1)
-        others = torch.cat((dense[:, 1:2], first), 1)[:, :slots].flatten(0, 1)
+        others = torch.cat((dense[:, 1:2], dense[:, :1]), 1)[:, :slots].flatten(0, 1)
         return others.index_select(0, self.slot).view(values.shape)
 
     @property

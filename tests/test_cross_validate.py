@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from convert_data import convert
 from skeletons.readers import open_input
 from skeletons.storage import find_folds
 from training import engine
+from training.checkpoint import load_checkpoint, save_checkpoint
 
 TINY = [
     "--hidden_size", "6", "--part_hidden_size=3", "--window_size=8", "--spatial_window=8",
@@ -136,14 +138,26 @@ def test_an_ensemble_is_the_mean_of_the_posteriors(workplace, capsys):
 
 def test_an_ensemble_is_of_finished_folds(workplace, capsys):
     cross_validate.main(["SBU", *TINY])
-    with pytest.raises(SystemExit, match="cv is one of the networks\nchoose another --name"):
-        cross_validate.main(["SBU", "--ensemble", "cv", "--name", "cv"])
-    shutil.copytree("checkpoints/cv/fold1", "checkpoints/cv/fold", dirs_exist_ok=True)
-    shutil.rmtree("checkpoints/cv/fold2")
-    with pytest.raises(SystemExit, match="fold2"):
-        cross_validate.main(["SBU", "--ensemble", "cv", "--name", "both"])
-    # A network that was trained on the clips of the fold.
-    shutil.move("checkpoints/cv/fold", "checkpoints/cv/fold2")
-    with pytest.raises(SystemExit, match=r"fold2 is no finished run .* on fold2\nfinish it"):
-        cross_validate.main(["SBU", "--ensemble", "cv", "--name", "both"])
+    shutil.copytree("checkpoints/cv", "checkpoints/validated")
+    checkpoint = load_checkpoint(Path("checkpoints/validated/fold1/last.pt"))
+    checkpoint["clips"]["validation"] = 2
+    save_checkpoint(Path("checkpoints/validated/fold1/last.pt"), checkpoint)
+    shutil.copytree("checkpoints/cv", "checkpoints/leaking")  # with a network that saw the test clips
+    shutil.copy("checkpoints/cv/fold1/last.pt", "checkpoints/leaking/fold2/last.pt")
+    shutil.copytree("checkpoints/cv", "checkpoints/short")
+    shutil.rmtree("checkpoints/short/fold2")
+    for names, name, message in (
+        (["cv"], "./cv", "cv holds a run\nchoose another --name"),
+        (["cv"], "short", "short holds a run\nchoose another --name"),
+        (["cv", "./cv"], "both", "names a run twice\n"),
+        (["cv", ""], "both", "a name is empty\n"),
+        (["cv", "short"], "both", r"short.fold2 is no finished run .* missing\nmake it"),
+        (["leaking"], "both", r"leaking.fold2 is no finished run .* trained on SBU.fold1\nmake it"),
+        (["validated"], "both", r"validated.fold1 is no finished run .* not trained on all clips"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            cross_validate.main(["SBU", "--ensemble", *names, "--name", name])
     assert not (workplace / "checkpoints/both").exists()
+    cross_validate.main(["SBU", "--ensemble", "cv", "--name", "alone"])
+    with pytest.raises(SystemExit, match="alone holds the result of an ensemble\nchoose another"):
+        cross_validate.main(["SBU", *TINY, "--name", "alone"])
