@@ -84,7 +84,8 @@ def test_a_released_network(workplace, capsys):
     assert contents.keys() == last.keys() - release.TRAINING_ONLY and "best" in contents
     for key in contents.keys() - {"model", "config"}:
         assert contents[key] == last[key], key
-    assert contents["config"] == last["config"] | {"data": "demo/xview"}
+    machine = last["config"]["machine"] | {"device": ""}
+    assert contents["config"] == last["config"] | {"data": "demo/xview", "machine": machine}
     floats = [w.dtype for w in contents["model"].values() if w.is_floating_point()]
     assert floats and set(floats) == {torch.float16} and record["weights"] == "float16"
 
