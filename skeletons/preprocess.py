@@ -76,7 +76,8 @@ class Preprocess:
                          to its right, y up its spine
                          "pair": as "body", but for two bodies that are visible together, the origin
                          is midway between their roots in the first frame that shows both, and x is,
-                         for each of them, the direction towards the other one
+                         for each of them, the direction towards the other one. The two have different
+                         axes, so their coordinates cannot be compared
         normalization    divide by the mean bone length of the whole clip (all its bodies), so that
                          people and layouts of different size are comparable. "first-frame": by that of
                          the first body in its first frame of the window, which live recognition knows
