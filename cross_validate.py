@@ -86,13 +86,13 @@ def train_folds(configs: Sequence[train.Config]) -> None:
             raise
 
 
-def test_folds(folds: Sequence[Path], names: Sequence[str], machine: train.MachineConfig) -> dict:
+def test_folds(folds: Sequence[Path], runs: Sequence[Path], machine: train.MachineConfig) -> dict:
     """The entries of cross_validation.json that are results, of the mean posteriors of the networks
-    checkpoints/<name>/<fold>/last.pt."""
+    <run>/<fold>/last.pt."""
     device = engine.resolve_device(machine.device)
     tested, pooled = {}, engine.Metrics()
     for fold in folds:
-        paths = [str(Path("checkpoints", name, fold.name, "last.pt")) for name in names]
+        paths = [str(run / fold.name / "last.pt") for run in runs]
         arguments = test.parse_arguments([*paths, "--data", str(fold), *["--mmap"] * machine.mmap])
         evaluations = [test.Evaluation(path, arguments, device) for path in paths]
         results = test.run_tests(evaluations, early_recognition=False)
@@ -141,11 +141,11 @@ def run(folder: Path, options: Sequence[str]) -> Path:
     folds = find_folds(folder)
     train_folds([with_fields(config, data=str(fold), name=f"{config.name}/{fold.name}")
                  for fold in folds])  # fmt: skip
-    record = test_folds(folds, [config.name], config.machine) | {"config": asdict(config)}
+    record = test_folds(folds, [folder_of_run], config.machine) | {"config": asdict(config)}
     return write_record(record, folder_of_run)
 
 
-def run_ensemble(folder: Path, names: Sequence[str], name: str) -> Path:
+def run_ensemble(folder: Path, names: Sequence[str], name: str, device: str = "") -> Path:
     """Test the ensemble of the cross-validations of these names; returns the path of
     cross_validation.json, in checkpoints/<name>/."""
     if not all((name, *names)):
@@ -158,7 +158,7 @@ def run_ensemble(folder: Path, names: Sequence[str], name: str) -> Path:
     folds = find_folds(folder)
     configs = [finished_config(run, fold) for run, fold in product(runs, folds)]
     config = with_fields(configs[0], data=str(folder), name=name)
-    record = test_folds(folds, names, train.MachineConfig())
+    record = test_folds(folds, runs, train.MachineConfig(device=device))
     return write_record(record | {"config": asdict(config), "checkpoint": " ".join(names)}, target)
 
 
@@ -207,13 +207,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("folder", type=Path, help="folder of fold1, fold2, ...", metavar="FOLDER")
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser.add_argument("--ensemble", nargs="+", metavar="NAME",
+    parser.add_argument("--ensemble", nargs="+", metavar="NAME", dest="names",
                         help="test the ensemble of the runs of these names")  # fmt: skip
     parser.add_argument("--name", required="--ensemble" in argv, help="folder in checkpoints/")
+    parser.add_argument("--device", default="", help="cuda or cpu (default: the GPU if there is one)")
     try:
         if "--ensemble" in argv:
             arguments = parser.parse_args(argv)
-            print(run_ensemble(arguments.folder, arguments.ensemble, arguments.name))
+            print(run_ensemble(**vars(arguments)))
         else:
             print(run(parser.parse_args(argv[:1]).folder, argv[1:]))
     except (ValueError, OSError) as error:

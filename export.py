@@ -5,7 +5,7 @@
 
 The file contains the preprocessing, too. Input "joints", float32 (N, C, T, V, M): clips as they were
 recorded, in the unit and axes of the training data, with zeros for absent bodies; N, T and M are free
-(M up to 2 with the modality partner).
+(M up to 2 with the modality partner or the reference frame pair).
 Frames without any body do not count, so clips of different lengths are padded with zeros. Output
 "probabilities", float32 (N, classes); NaN for a clip with an invalid coordinate (NaN, infinite, or 1e6
 and more), or without any body. The metadata names the classes and the joints.

@@ -248,7 +248,7 @@ def make_record(evaluations: list[Evaluation], results: Results) -> dict[str, An
         "commit": checkpoint["commit"],
         "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
         "flops": sum(one.flops() for one in evaluations),
-        "training_seconds": training_seconds(first.path.parent, checkpoint["epoch"]),
+        "training_seconds": training_seconds(evaluations),
         "clips_per_second": len(label) / sum(one.seconds for one in evaluations),
         "device": engine.device_name(first.device),
         "torch": torch.__version__,
@@ -335,14 +335,20 @@ def fusion_weight_sweep(results: Results) -> dict[str, Any]:
     return sweep
 
 
-def training_seconds(folder: Path, epochs: int) -> float | None:
-    """How long the first epochs took, from the run's log; None if it does not have them all."""
-    try:
-        lines = RunFolder(folder).read_log(epochs)
-        seconds = [json.loads(line)["seconds"] for line in lines]
-    except (OSError, KeyError):
-        return None
-    return round(sum(seconds), 1) if len(seconds) == epochs else None
+def training_seconds(evaluations: list[Evaluation]) -> float | None:
+    """How long the training of all networks took, from the logs of their runs; None if one of these
+    does not have all epochs of its network."""
+    seconds: list[float] = []
+    for one in evaluations:
+        epochs = one.checkpoint["epoch"]
+        try:
+            lines = RunFolder(one.path.parent).read_log(epochs)
+            seconds += (json.loads(line)["seconds"] for line in lines)
+        except (OSError, KeyError):
+            return None
+        if len(lines) < epochs:
+            return None
+    return round(sum(seconds), 1)
 
 
 # --- Output -------------------------------------------------------------------------------------------

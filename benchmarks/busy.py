@@ -7,8 +7,8 @@
 The same training (batches of 64 clips, augmentation and weight updates, on random data of NTU's shape)
 in several environments:
 
-    default      as torch is without the variables of training/environment.py
-    repository   with them
+    default      threads wait as without training/environment.py (large pages are on all the same)
+    repository   with its variables
     other ones   with the variables of one --environment, and those of the repository that it leaves
 
 Each environment has a process of its own, which trains when it is its turn. In each round all of them
@@ -104,7 +104,8 @@ def measure(
     with ExitStack() as stack:
         children = {}
         for name, environment in environments.items():
-            # Torch that is imported first does not know the variables of training/environment.py.
+            # OpenMP has read its variables when torch is imported, and does not know those that
+            # training/environment.py sets then; THP_MEM_ALLOC_ENABLE is read later.
             own = "import torch; " + code if name == DEFAULT else code
             command = [sys.executable, "-c", own]
             children[name] = stack.enter_context(started(command, environment))

@@ -25,7 +25,8 @@ ensembles         `full`, the same with fewer modalities (ENSEMBLE), and ensembl
 Data with folds (SBU) is cross-validated.
 
 Each run writes one record to results/<study>/ in the current folder. A run that already has a record is
-skipped, so a study that was stopped can be started again; with --resume its unfinished run continues.
+skipped, so a study that was stopped can be started again; with --resume its unfinished run continues
+(cross-validations always continue).
 --jobs runs execute at the same time and share the CPU's threads.
 """
 
@@ -51,6 +52,8 @@ from tables import flatten  # noqa: E402
 import cross_validate  # noqa: E402
 import train  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
+from skeletons.storage import find_folds  # noqa: E402
+from test import output_paths  # noqa: E402
 from training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from training.engine import PRECISIONS  # noqa: E402
 
@@ -152,8 +155,9 @@ def validation_set(config: dict) -> str:
     return f"validation subjects, split {split_seed}" if split_seed else "validation subjects"
 
 
-def has_folds(data: str) -> bool:
-    return any(Path(data).glob("fold*"))
+def folds_of(data: str) -> list[Path]:
+    """The folds of a data set; none of another benchmark. ValueError for some that do not fit."""
+    return find_folds(Path(data)) if (Path(data) / "fold1").is_dir() else []
 
 
 def run_folder(record: Path) -> Path:
@@ -165,7 +169,7 @@ def run(label: str, config: dict, record: Path, resume: bool = False) -> bool:
     """Train, test (or take the validation results) and write the record -> whether this succeeded."""
     folder = run_folder(record)
     config = config | {"name": folder.name}
-    if has_folds(config["data"]):
+    if folds_of(config["data"]):
         options = command_line({k: v for k, v in config.items() if k not in cross_validate.FIXED})
         if not run_script("cross_validate.py", [config["data"], *options], folder):
             return False
@@ -192,17 +196,17 @@ def test(label: str, data: str, runs: Sequence[Path], record: Path, **more: obje
     """Test the last epoch of a run, or the ensemble of several runs, and write the record -> whether
     this succeeded."""
     folder = run_folder(record)
-    if has_folds(data):
+    if folds_of(data):
         names = (run.name for run in runs)
         command = [data, "--ensemble", *names, "--name", folder.name]
         if not run_script("cross_validate.py", command, folder):
             return False
         return write_record(label, folder / "cross_validation.json", record, **more)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*(run / "last.pt" for run in runs), "--out", folder]
-    if not run_script("test.py", command, folder):
+    checkpoints = [run / "last.pt" for run in runs]
+    if not run_script("test.py", [*checkpoints, "--out", folder], folder):
         return False
-    return write_record(label, next(folder.glob("*_test.json")), record, **more)
+    return write_record(label, output_paths(checkpoints, folder)["record"], record, **more)
 
 
 def swap_streams(label: str, data: str, temporal: Path, spatial: Path, record: Path) -> bool:
@@ -210,7 +214,7 @@ def swap_streams(label: str, data: str, temporal: Path, spatial: Path, record: P
     record -> whether this succeeded. Raises FileNotFoundError where a checkpoint is missing."""
     folders = run_folder(temporal), run_folder(spatial)
     swapped = run_folder(record).with_name(f"{run_folder(record).name}-swapped")
-    for fold in (path.name for path in Path(data).glob("fold*")) if has_folds(data) else [""]:
+    for fold in [path.name for path in folds_of(data)] or [""]:
         contents, other = (load_checkpoint(folder / fold / "last.pt") for folder in folders)
         contents["model"] |= {k: v for k, v in other["model"].items() if k.startswith("spatial")}
         for key in ("model_args", "config"):
@@ -282,7 +286,7 @@ def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespa
             parser.error(f"an ablation is of the presets {', '.join(ABLATED)}")
     elif arguments.batch_size:
         parser.error("--batch_size is an option of the ablation")
-    if validation and (arguments.study == "ensembles" or has_folds(arguments.data)):
+    if validation and (arguments.study == "ensembles" or folds_of(arguments.data)):
         parser.error("ensembles, and data with folds, are tested: leave the validation options out")
     if arguments.swap_streams:
         configs = [train.flat(train.make_config(name)) for name in arguments.presets]

@@ -1,5 +1,6 @@
-"""Environment variables that torch and its OpenMP library read when they are loaded, and the CPUs that
-this process may use. Scripts import this module before torch; variables that are already set stay."""
+"""Environment variables that torch and its OpenMP library read when they are loaded or soon after, and
+the CPUs that this process may use. Scripts import this module before torch; variables that are already
+set stay."""
 
 import math
 import os
