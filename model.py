@@ -109,6 +109,8 @@ class TwoStreamRNN(nn.Module):
     network      settings of the paper's two streams
     extensions   settings of the components beyond the paper, all off by default
     channels     coordinates of a joint, C
+    opposite_axes
+                 the two bodies of a clip have opposite axes, as in the reference frame "pair"
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class TwoStreamRNN(nn.Module):
         network: NetworkConfig = NetworkConfig(),
         extensions: ExtensionConfig = ExtensionConfig(),  # noqa: B008
         channels: int = 3,
+        opposite_axes: bool = False,
     ) -> None:
         super().__init__()
         check_choice("person_pooling", network.person_pooling, PERSON_POOLINGS)
@@ -125,6 +128,7 @@ class TwoStreamRNN(nn.Module):
             raise ValueError(f"temporal_weight={network.temporal_weight}\nchoose one between 0 and 1")
         self.num_joints, self.channels, self.causal = len(layout.joints), channels, extensions.causal
         self.person_pooling, self.temporal_weight = network.person_pooling, network.temporal_weight
+        self.opposite_axes = opposite_axes
         joint_features = JointFeatures(layout, channels, extensions)
         size = joint_features.output_size
         self.view_adaptation = make_view_adaptation(layout, channels, extensions)
@@ -179,7 +183,8 @@ class TwoStreamRNN(nn.Module):
 
     def select_joints(self, bodies: BodyBatch) -> Tensor:
         """What is read of the bodies: (B, C, T, V), or with their partners (B, C, T, 2 V)."""
-        return bodies.with_partners() if self.joint_features.partner else bodies.joints
+        partner = self.joint_features.partner
+        return bodies.with_partners(self.opposite_axes) if partner else bodies.joints
 
     def encode(self, joints: Tensor) -> list[Tensor]:
         """Joints, as of `select_joints` -> features of the bodies from both streams, (B, F) each."""

@@ -387,13 +387,22 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
     return feeder, meta
 
 
-def fit_extensions(extensions: ExtensionConfig, feeder: Feeder) -> ExtensionConfig:
-    """The extensions without the modality partner if no clip has two bodies."""
+def fit_extensions(
+    extensions: ExtensionConfig, feeder: Feeder, reference_frame: str
+) -> ExtensionConfig:
+    """The extensions without the modality partner if no clip has two bodies. ValueError if partner
+    cannot be computed."""
     if "partner" not in extensions.modalities:
         return extensions
     if feeder.has_pairs():
+        others = " ".join(modality for modality in extensions.modalities if modality != "partner")
+        if reference_frame in ("per-frame", "part-centres"):
+            raise ValueError(
+                f"reference_frame={reference_frame}: each body has an origin of its own, so the "
+                "modality partner would not see where the other one is\n"
+                f"leave it out: --modalities {others}, or choose another frame: --reference_frame pair"
+            )
         if feeder.max_bodies > 2:
-            others = " ".join(modality for modality in extensions.modalities if modality != "partner")
             raise ValueError(
                 f"{feeder.data_path} has up to {feeder.max_bodies} bodies in a clip, of which the "
                 f"modality partner can read two\nleave it out: --modalities {others}, "
@@ -445,9 +454,11 @@ class Run:
         train_clips, self.validation_clips = validation_split(
             meta, config.validation_ratio, config.validation_camera, config.split_seed
         )
-        extensions = fit_extensions(config.extensions, feeder)
+        frame = config.preprocessing.reference_frame
+        extensions = fit_extensions(config.extensions, feeder, frame)
+        data_args = {"channels": feeder.channels, "opposite_axes": frame == "pair"}
         model = TwoStreamRNN(
-            feeder.layout, len(feeder.classes), config.network, extensions, feeder.channels
+            feeder.layout, len(feeder.classes), config.network, extensions, **data_args
         ).to(device)
         freeze(model, config.freeze)
         optimization, machine = config.optimization, config.machine
@@ -480,7 +491,7 @@ class Run:
             "model_args": {
                 "network": asdict(config.network),
                 "extensions": asdict(extensions),
-                "channels": feeder.channels,
+                **data_args,
             },
             "layout": feeder.layout.to_dict(),
             "classes": feeder.classes,

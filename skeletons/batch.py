@@ -87,24 +87,33 @@ class BodyBatch(NamedTuple):
         dense = values.new_zeros(clips * slots, *values.shape[1:])
         return dense.index_copy(0, self.slot, values).view(clips, slots, *values.shape[1:])
 
-    def with_partners(self) -> Tensor:
+    def with_partners(self, opposite_axes: bool = False) -> Tensor:
         """(B, C, T, 2 V): the joints of each body, then those of its partner, the other body of the
-        clip, zeros where it is absent. ValueError for more than two slots."""
-        return torch.cat((self.joints, self.of_partner(self.joints)), 3)
+        clip, in the same axes; zeros where it is absent. ValueError for more than two slots.
 
-    def of_partner(self, values: Tensor) -> Tensor:
-        """One value of any shape for each body, (B, ...) -> that of the other body of the clip, zeros
-        where it is absent. ValueError for more than two slots."""
+        opposite_axes  the axes of the two bodies are opposite, as in the reference frame "pair": x and
+                       z of one are x and z of the other, negated
+        """
         slots = self.visible.shape[1]
         if slots > 2:
             raise ValueError(
-                f"{slots} bodies, of which the modality partner and the reference frame pair can read "
-                "two\nleave the other bodies out, or train without this modality and reference frame"
+                f"{slots} bodies, of which the modality partner can read two\n"
+                "leave the other bodies out, or train without this modality"
             )
+        partner = self.of_partner(self.joints)
+        if opposite_axes:
+            x, y, z = partner.unbind(1)
+            partner = torch.stack((-x, y, -z), 1)
+        return torch.cat((self.joints, partner), 3)
+
+    def of_partner(self, values: Tensor) -> Tensor:
+        """One value of any shape for each body, (B, ...) -> that of the other body of the clip, zeros
+        where it is absent. Slots after the second have none."""
+        slots = self.visible.shape[1]
         # (With one more slot, since a clip may have only one. export.py can trace these operations.)
         dense = torch.nn.functional.pad(self.scatter(values.flatten(1)), (0, 0, 0, 1))
-        others = torch.cat((dense[:, 1:2], dense[:, :1]), 1)[:, :slots].flatten(0, 1)
-        return others.index_select(0, self.slot).view(values.shape)
+        others = torch.cat((dense[:, 1:2], dense[:, :1], torch.zeros_like(dense[:, 2:])), 1)[:, :slots]
+        return others.flatten(0, 1).index_select(0, self.slot).view(values.shape)
 
     @property
     def clip(self) -> Tensor:

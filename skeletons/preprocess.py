@@ -175,7 +175,14 @@ class Preprocess:
         default_size  frames of an item for window_size=0 (None: the largest of num_frame)
 
         Needs no GPU synchronisation (except with observation_ratio < 1).
+
+        Raises ValueError for a third body in the reference frame "pair".
         """
+        if self.origin_transfer == "pair" and (tracks.offsets[:, 2:] >= 0).any():
+            raise ValueError(
+                f"clips of {tracks.offsets.shape[1]} bodies, of which the reference frame 'pair' knows "
+                "two\nchoose body (--reference_frame of train.py, origin_transfer of Feeder)"
+            )
         device, slots = tracks.joints.device, tracks.offsets.shape[1]
         size = self.window_size
         if size <= 0:
@@ -245,7 +252,11 @@ class Preprocess:
                 uniform_scale=self.rand_uniform,
                 probability=self.rand_prob,
             )
-            matrix = random[clip, : self.channels, : self.channels] @ matrix
+            random = random[clip, : self.channels, : self.channels]
+            if self.origin_transfer == "pair":  # the same for both bodies, in the axes of the first
+                signs = half_turn(bodies)
+                random = random * signs[:, :, None] * signs[:, None]
+            matrix = random @ matrix
         joints = to_reference(joints, matrix, origin)
         joints.mul_(visible[:, None, :, None])  # a body is zero where it is absent
         return bodies._replace(joints=joints, visible=bodies.scatter(visible.any(1)))
@@ -325,7 +336,7 @@ class Preprocess:
             if self.origin_transfer != "first-frame":
                 matrix = body_axes(pose, self.layout)[bodies.clip]
             if self.origin_transfer == "pair":
-                matrix, origin = pair_axes(bodies, visible, root, matrix, origin)
+                matrix, origin = pair_axes(bodies, visible, self.layout, matrix, origin)
         if self.normalization == "first-frame":
             bone_scale = scale_or_one(mean_bone_length(pose, self._on(joints.device).bones), 1)
         if self.normalization:
@@ -434,29 +445,46 @@ def body_axes(pose: Tensor, layout: Layout) -> Tensor:
     return torch.where(defined, axes, torch.eye(3, device=pose.device))
 
 
+NEARLY_VERTICAL = 0.1  # sine of the angle between y and the direction to the other body
+
+
 def pair_axes(
-    bodies: BodyBatch, visible: Tensor, root: int, axes: Tensor, origin: Tensor
+    bodies: BodyBatch, visible: Tensor, layout: Layout, axes: Tensor, origin: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The reference frame "pair": rotations (B, C, C) and origins (B, C) of the bodies.
+    """The reference frame "pair": rotations (B, 3, 3) and origins (B, 3) of the bodies.
+
+    In clips whose bodies are visible together, the origin is midway between them in the first such
+    frame, y is the mean direction of both spines, x the direction towards the other body, and z
+    completes a right-handed system. So the axes of the second body are those of the first after half a
+    turn about y.
 
     visible       bool (B, T)
-    root          joint
-    axes, origin  those of a body that is never visible together with another one, or stands above it.
-                  The second of the axes is y for all bodies
+    axes, origin  those of a body that is never visible together with another one. The two have them,
+                  the second after half a turn, if x is not defined: at the same place, within 6 degrees
+                  above each other, or upside down to each other
     """
-    roots = bodies.joints[..., root]  # (B, C, T)
-    other_roots = bodies.of_partner(roots)
-    both = visible & (bodies.of_partner(visible.to(roots.dtype)) > 0)  # (B, T)
-    first = both.int().argmax(1)[:, None, None].expand(-1, roots.shape[1], 1)
-    own, other = (values.gather(2, first)[..., 0] for values in (roots, other_roots))  # (B, C)
-    towards, y = other - own, axes[:, 1]
+    both = visible & (bodies.of_partner(visible.to(axes.dtype)) > 0)  # (B, T)
+    index = both.int().argmax(1)[:, None, None, None].expand(-1, 3, 1, bodies.joints.shape[3])
+    own = bodies.joints.gather(2, index)[:, :, 0]  # (B, 3, V)
+    other = bodies.of_partner(own)
+    middle, towards = (own + other)[..., layout.root] / 2, (other - own)[..., layout.root]
+    spines = body_axes(own, layout)[:, 1] + body_axes(other, layout)[:, 1]
+    y = torch.nn.functional.normalize(spines)
     across = towards - (towards * y).sum(1, keepdim=True) * y
     x = torch.nn.functional.normalize(across)
+    beside = across.norm(dim=1) > NEARLY_VERTICAL * towards.norm(dim=1)
+    together = both.any(1)[:, None]  # (B, 1)
+    defined = together & (beside & (spines.norm(dim=1) > NEARLY_VERTICAL))[:, None]
     pair = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
-    beside = across.norm(dim=1, keepdim=True) > 0.1 * towards.norm(dim=1, keepdim=True)
-    defined = both.any(1, keepdim=True) & beside  # (B, 1)
-    origin = torch.where(defined, (own + other) / 2, origin)
-    return torch.where(defined[..., None], pair, axes), origin
+    turned = axes * torch.where(together, half_turn(bodies), 1)[:, :, None]
+    return torch.where(defined[..., None], pair, turned), torch.where(defined, middle, origin)
+
+
+def half_turn(bodies: BodyBatch) -> Tensor:
+    """Signs (B, 3) of x, y and z after half a turn about y for second bodies; ones for first bodies."""
+    second = bodies.slot % bodies.visible.shape[1] == 1
+    signs = torch.where(second, -1.0, 1.0)
+    return torch.stack((signs, torch.ones_like(signs), signs), 1)
 
 
 # --- Checks of the options ----------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_a_body_is_read_with_its_partner(options):
 
 def test_a_partner_is_one_body():
     data = clips()
-    with pytest.raises(ValueError, match=r"3 bodies, .* can read two\nleave the other"):
+    with pytest.raises(ValueError, match=r"3 bodies, .* partner can read two\nleave the other"):
         build(**GENERAL)(torch.cat((data, data[..., :1]), -1))
 
 

@@ -342,16 +342,57 @@ def test_the_frame_of_a_pair_is_that_of_the_first_frame_with_both():
 
 
 def test_a_body_without_partner_has_its_own_frame():
-    """One body, or two that are never visible together, or one above the other: as "body"."""
-    alone, apart, above = (two_people() for _ in range(3))
+    """One body, or two that are never visible together: as "body"."""
+    alone, apart = two_people(), two_people()
     alone[..., 1] = 0
     apart[:3, ..., 1] = 0
     apart[1:, ..., 0] = 0
-    above[..., 1] = above[..., 0] + np.float32([0, 1, 0])[:, None]
-    for clips in ([alone], [alone[..., :1]], [apart], [above]):
+    for clips in ([alone], [alone[..., :1]], [apart]):
         expected = pairs(*clips, origin_transfer="body")
         found = pairs(*clips)
         torch.testing.assert_close(found.joints, expected.joints, atol=1e-6, rtol=0)
+
+
+def test_two_people_above_each_other_have_the_axes_of_the_first():
+    """Or at the same place, or upside down to each other; the second after half a turn."""
+    above, same, upside_down = (two_people() for _ in range(3))
+    above[..., 1] = above[..., 0] + np.float32([0, 1, 0])[:, None]
+    same[..., 1] = same[..., 0] + 1e-3 * np.float32([0, 1, 0])[:, None]
+    upside_down[:, 1, :, 1] *= -1
+    for clip in (above, same, upside_down):
+        expected = pairs(clip, origin_transfer="body").joints
+        expected[1] *= torch.tensor([-1, 1, -1])[:, None, None]
+        torch.testing.assert_close(pairs(clip).joints, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"rand_rotate": 1.0, "window_size": 3}])
+@pytest.mark.parametrize("distance", [2.0, 0.0])
+def test_a_partner_is_where_the_other_body_is(options, distance):
+    """In the reference frame "pair", vectors between two people are as long as they were recorded."""
+    clip = torch.from_numpy(two_people(distance)) + 0.1 * torch.rand(1, 3, 25, 2)
+    bodies = pairs(clip, **options)
+    joints, partner = bodies.with_partners(opposite_axes=True).split(25, 3)
+    lengths = torch.cdist(joints.permute(0, 2, 3, 1), partner.permute(0, 2, 3, 1))
+    expected = torch.cdist(clip[0, ..., 0].T, clip[0, ..., 1].T)
+    torch.testing.assert_close(lengths[0], expected.expand(lengths.shape[1:]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lengths[1], lengths[0].mT, atol=1e-4, rtol=1e-4)
+
+
+def test_exchanging_two_people_exchanges_what_is_read():
+    clip = torch.from_numpy(two_people()) + 0.1 * torch.rand(4, 3, 25, 2)
+    one, two = pairs(clip), pairs(clip.flip(3))
+    found = two.with_partners(opposite_axes=True).flip(0)
+    torch.testing.assert_close(found, one.with_partners(opposite_axes=True), atol=1e-6, rtol=1e-5)
+
+
+def test_a_pair_is_of_two_bodies():
+    """An empty third slot changes nothing; a third body is refused."""
+    clip = two_people()
+    three = np.concatenate((clip, np.zeros_like(clip[..., :1])), 3)
+    torch.testing.assert_close(pairs(three).joints, pairs(clip).joints)
+    three[..., 2] = clip[..., 0] + 1
+    with pytest.raises(ValueError, match=r"of 3 bodies, .*'pair' knows two\nchoose body"):
+        pairs(three)
 
 
 def test_first_pose_is_of_the_body_that_is_visible_first(clips):

@@ -356,6 +356,11 @@ def test_the_modality_partner_is_for_data_with_two_bodies(config):
     with_partner = changed(config, epochs=1, modalities=("joint", "partner"), name="two")
     of_two = load(train.main(with_partner))["model_args"]["extensions"]
     assert tuple(of_two["modalities"]) == ("joint", "partner")
+    per_frame = changed(with_partner, reference_frame="per-frame", name="per-frame")
+    with pytest.raises(ValueError, match=r"origin of its own, .*\n.*: --modalities joint, or choose"):
+        train.main(per_frame)
+    in_pair = load(train.main(changed(with_partner, reference_frame="pair", name="pair")))
+    assert in_pair["model_args"]["opposite_axes"] and build_model(in_pair).opposite_axes
     path = Path(config.data) / "train_data.npy"
     np.save(path, np.load(path) * np.array([1, 0], np.float32))
     with_partner = changed(with_partner, name="one")

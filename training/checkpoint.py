@@ -91,6 +91,7 @@ def build_model(checkpoint: dict[str, Any]) -> TwoStreamRNN:
         NetworkConfig(**known_settings(NetworkConfig, options["network"])),
         ExtensionConfig(**known_settings(ExtensionConfig, options["extensions"])),
         channels=options["channels"],
+        opposite_axes=options.get("opposite_axes", False),
     )
     try:
         model.load_state_dict(checkpoint["model"])
