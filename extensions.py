@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, distributed, nn
 
-from layers import Dropout, LSTMEncoder, Pooling, State, check_choice
+from layers import Dropout, LSTMEncoder, Pooling, State, check_choice, read_by_each
 from skeletons.batch import visible_first, visible_frames
 from skeletons.layout import Layout
 from skeletons.transforms import rotation
@@ -297,13 +297,16 @@ def encode_causally(
     streams: Sequence[CausalTemporalRNN | CausalSpatialRNN],
     joint_features: JointFeatures,
     joints: Tensor,
+    hidden_size: int,
 ) -> list[Tensor]:
-    """Joints, as JointFeatures reads them -> features from each stream after the last frame with the
-    body, (B, F) each. Frames without the body are skipped, as in live use."""
+    """Joints, as JointFeatures reads them -> features from each stream, of so many units, after the
+    last frame with the body, (B, F) each. Frames without the body are skipped, as in live use."""
     visible = visible_frames(joints[..., : joint_features.num_joints])  # (B, T)
     features = joint_features(visible_first(joints, visible))
     bodies, last = torch.arange(len(visible), device=visible.device), visible.sum(1).clamp(min=1) - 1
-    return [stream.step(features)[bodies, last] for stream in streams]
+    return read_by_each(
+        streams, features, lambda stream, features: stream.step(features)[bodies, last], hidden_size
+    )
 
 
 # How model.py puts these modules into its networks; `network` is a NetworkConfig.

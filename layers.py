@@ -1,13 +1,17 @@
-"""Building blocks of the networks: LSTM encoder, pooling over steps and bodies, dropout.
+"""Building blocks of the networks: LSTM encoder, pooling over steps and bodies, dropout, threads.
 
 Letters as in model.py: N clips, M slots for bodies, B bodies, S steps of a sequence, F features.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, get_args
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, partial
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from skeletons.batch import BodyBatch
 
@@ -130,6 +134,15 @@ def pool_persons(features: Tensor, bodies: BodyBatch, pooling: PersonPooling) ->
     return highest.masked_fill(~visible.any(1, keepdim=True), 0)
 
 
+class Source(threading.local):
+    """Where the dropout of a thread draws its random numbers from; None: torch's generator."""
+
+    generator: torch.Generator | None = None
+
+
+source = Source()
+
+
 class Dropout(nn.Module):
     """In training, sets values to zero with probability `p` and multiplies the others by 1 / (1 - p).
     On a CPU it is faster than nn.Dropout, and `p` is rounded to a multiple of 1/256."""
@@ -143,10 +156,114 @@ class Dropout(nn.Module):
         if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
             return nn.functional.dropout(x, self.p, self.training)
         # A CPU draws random numbers one by one. Each has 64 bits, a byte for each of eight values.
-        words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),))
+        count = -(-x.numel() // 8)
+        words = torch.randint(-(2**63), 2**63 - 1, (count,), generator=source.generator)
         dropped = min(max(round(256 * self.p), 1), 255)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+
+
+Result = TypeVar("Result")
+
+
+# Up to so many units, a thread for each stream is faster than threads that share each operation:
+# benchmarks/busy.py.
+FEW_UNITS = 128
+
+
+def read_by_each(
+    streams: Sequence[nn.Module],
+    features: Tensor,
+    read: Callable[[nn.Module, Tensor], Tensor],
+    hidden_size: int,
+) -> list[Tensor]:
+    """[read(stream, features) for each stream], of LSTMs with so many units.
+
+    In training on a CPU, each stream of a small network runs in a thread of its own. Threads that share
+    each operation would wait for each other after each of them, and so for other programs that run on a
+    CPU of theirs. The number of threads changes nothing but rounding.
+    """
+    if features.device.type != "cpu" or not streams[0].training or hidden_size > FEW_UNITS:
+        return [read(stream, features) for stream in streams]
+    weights = (weights for stream in streams for weights in stream.parameters())
+    return list(ParallelStreams.apply(streams, read, features, *weights))
+
+
+class ParallelStreams(torch.autograd.Function):
+    """What `read_by_each` does in training on a CPU. The gradients are computed in threads, too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        streams: Sequence[nn.Module],
+        read: Callable[[nn.Module, Tensor], Tensor],
+        features: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        mixed, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+        def run(stream: nn.Module, seed: int) -> tuple[Tensor, Tensor]:
+            inputs = features.detach().requires_grad_(features.requires_grad)
+            source.generator = torch.Generator().manual_seed(seed)
+            try:
+                with torch.enable_grad(), torch.autocast("cpu", dtype, mixed):
+                    return inputs, read(stream, inputs)
+            finally:
+                source.generator = None
+
+        # Of the same random numbers, whichever thread is faster.
+        seeds = torch.randint(2**63 - 1, (len(streams),)).tolist()
+        ctx.recorded = run_in_threads(
+            [partial(run, *args) for args in zip(streams, seeds, strict=True)]
+        )
+        ctx.streams = streams
+        return tuple(outputs.detach() for _, outputs in ctx.recorded)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        def run(
+            stream: nn.Module, inputs: Tensor, outputs: Tensor, gradient: Tensor
+        ) -> list[Tensor | None]:
+            wanted = [inputs, *stream.parameters()]
+            found = iter(())
+            if outputs.requires_grad:
+                trained = [tensor for tensor in wanted if tensor.requires_grad]
+                found = iter(torch.autograd.grad(outputs, trained, gradient, allow_unused=True))
+            return [next(found, None) if tensor.requires_grad else None for tensor in wanted]
+
+        recorded = zip(ctx.streams, ctx.recorded, gradients, strict=True)
+        found = run_in_threads(
+            [partial(run, stream, *both, gradient) for stream, both, gradient in recorded]
+        )
+        ctx.recorded = None
+        inputs = [of_stream[0] for of_stream in found if of_stream[0] is not None]
+        weights = (gradient for of_stream in found for gradient in of_stream[1:])
+        return None, None, sum(inputs) if inputs else None, *weights
+
+
+def run_in_threads(functions: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The results of functions, which share torch's threads if there is one for each of them."""
+    threads = torch.get_num_threads()
+    if threads < len(functions):
+        return [function() for function in functions]
+
+    def run(function: Callable[[], Result]) -> Result:
+        torch.set_num_threads(threads // len(functions))
+        return function()
+
+    others = [thread_pool().submit(run, function) for function in functions[1:]]
+    try:
+        first = run(functions[0])
+    finally:
+        wait(others)
+        torch.set_num_threads(threads)
+    return [first, *(other.result() for other in others)]
+
+
+@cache
+def thread_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor()
 
 
 def check_choice(option: str, value: object, choices: Iterable[str]) -> None:

@@ -49,6 +49,7 @@ from layers import (
     State,
     check_choice,
     pool_persons,
+    read_by_each,
 )
 from skeletons.batch import BodyBatch
 from skeletons.layout import Layout
@@ -128,7 +129,7 @@ class TwoStreamRNN(nn.Module):
             raise ValueError(f"temporal_weight={network.temporal_weight}\nchoose one between 0 and 1")
         self.num_joints, self.channels, self.causal = len(layout.joints), channels, extensions.causal
         self.person_pooling, self.temporal_weight = network.person_pooling, network.temporal_weight
-        self.opposite_axes = opposite_axes
+        self.hidden_size, self.opposite_axes = network.hidden_size, opposite_axes
         joint_features = JointFeatures(layout, channels, extensions)
         size = joint_features.output_size
         self.view_adaptation = make_view_adaptation(layout, channels, extensions)
@@ -190,9 +191,11 @@ class TwoStreamRNN(nn.Module):
         """Joints, as of `select_joints` -> features of the bodies from both streams, (B, F) each."""
         streams = (self.temporal, self.spatial)
         if self.causal:
-            return encode_causally(streams, self.joint_features, joints)
+            return encode_causally(streams, self.joint_features, joints, self.hidden_size)
         features = self.joint_features(self.view_adaptation(joints))
-        return [stream(features) for stream in streams]
+        return read_by_each(
+            streams, features, lambda stream, features: stream(features), self.hidden_size
+        )
 
     def classify(self, features: list[Tensor], bodies: BodyBatch) -> Logits:
         """Features of all bodies from both streams, (B, F) each -> Logits of the clips."""
