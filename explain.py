@@ -38,7 +38,8 @@ class Explanation(NamedTuple):
     joints       importance of each joint, float32 (B, V)
     frames       importance of each frame, from the first to the last one that shows a body, float32
                  (T,)
-    poses        the bodies as the network reads them, float32 (B, C, T, V); zeros where absent
+    poses        the bodies as the network reads them, both of two in the axes of the first, float32
+                 (B, C, T, V); zeros where absent
     """
 
     label: int
@@ -82,7 +83,9 @@ def explain_clip(model: TwoStreamRNN, bodies: BodyBatch, label: int | None = Non
     by_joint = importance(partial(hold_joints, still), each_joint.view(-1, count, num_joints))
     by_window = importance(interpolate_frames, padded)
     frames = (windows * by_window[:, None]).sum(0) / windows.sum(0)
-    poses = joints[:, :, span]
+    # Of all bodies in the same axes.
+    poses = joints * bodies.half_turns[..., None, None] if model.opposite_axes else joints
+    poses = poses[:, :, span]
     arrays = (x.cpu().numpy() for x in (by_joint.view(count, num_joints), frames, poses))
     return Explanation(label, float(posterior[label]), *arrays)
 

@@ -8,7 +8,7 @@ The same training (batches of 64 clips, augmentation and weight updates, on rand
 in several environments:
 
     default      threads wait as without training/environment.py (large pages are on all the same)
-    repository   with its variables
+    repository   with its variables (layers.py decides in both cases what the threads do)
     other ones   with the variables of one --environment, and those of the repository that it leaves
 
 Each environment has a process of its own, which trains when it is its turn. In each round all of them

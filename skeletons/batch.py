@@ -116,6 +116,12 @@ class BodyBatch(NamedTuple):
         return others.flatten(0, 1).index_select(0, self.slot).view(values.shape)
 
     @property
+    def half_turns(self) -> Tensor:
+        """Signs (B, 3) of x, y and z after half a turn about y for second bodies; ones for others."""
+        signs = torch.where(self.slot % self.visible.shape[1] == 1, -1.0, 1.0)
+        return torch.stack((signs, torch.ones_like(signs), signs), 1)
+
+    @property
     def clip(self) -> Tensor:
         """(B,) the clip of each body."""
         return self.slot // self.visible.shape[1]

@@ -254,7 +254,7 @@ class Preprocess:
             )
             random = random[clip, : self.channels, : self.channels]
             if self.origin_transfer == "pair":  # the same for both bodies, in the axes of the first
-                signs = half_turn(bodies)
+                signs = bodies.half_turns
                 random = random * signs[:, :, None] * signs[:, None]
             matrix = random @ matrix
         joints = to_reference(joints, matrix, origin)
@@ -476,15 +476,8 @@ def pair_axes(
     together = both.any(1)[:, None]  # (B, 1)
     defined = together & (beside & (spines.norm(dim=1) > NEARLY_VERTICAL))[:, None]
     pair = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
-    turned = axes * torch.where(together, half_turn(bodies), 1)[:, :, None]
+    turned = axes * torch.where(together, bodies.half_turns, 1)[:, :, None]
     return torch.where(defined[..., None], pair, turned), torch.where(defined, middle, origin)
-
-
-def half_turn(bodies: BodyBatch) -> Tensor:
-    """Signs (B, 3) of x, y and z after half a turn about y for second bodies; ones for first bodies."""
-    second = bodies.slot % bodies.visible.shape[1] == 1
-    signs = torch.where(second, -1.0, 1.0)
-    return torch.stack((signs, torch.ones_like(signs), signs), 1)
 
 
 # --- Checks of the options ----------------------------------------------------------------------------

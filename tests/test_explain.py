@@ -70,6 +70,16 @@ def test_the_joint_that_decides_is_found():
     assert explanation.poses.shape == (1, 3, 30, V)
 
 
+def test_two_people_are_shown_in_the_same_axes():
+    """In the reference frame "pair", each has axes of its own."""
+    network = NetworkConfig(hidden_size=4, part_hidden_size=4, spatial_window=8)
+    model = TwoStreamRNN(KINECT_V2, 5, network, opposite_axes=True).eval()
+    bodies = batch(recording(KINECT_V2, frames=20))
+    first, second = explain_clip(model, bodies).poses
+    assert np.array_equal(first, bodies.joints[0])
+    assert np.array_equal(second, bodies.joints[1] * torch.tensor([-1, 1, -1])[:, None, None])
+
+
 def test_the_body_that_decides_is_found():
     """Of two bodies, one of which stands still, the joint of the other one."""
     clip = recording(KINECT_V2, frames=30)
