@@ -166,8 +166,8 @@ class Dropout(nn.Module):
 Result = TypeVar("Result")
 
 
-# Up to so many units, a thread for each stream is faster than threads that share each operation:
-# benchmarks/busy.py.
+# Up to so many units, a thread for each stream is faster than threads that share each operation. (Two
+# CPUs, alone: `demo` 1.2 times as fast, `small` with 256 units 0.9 times, `baseline`, 512 units, 0.64.)
 FEW_UNITS = 128
 
 

@@ -617,6 +617,13 @@ def check_resumable(config: Config, checkpoint: dict[str, Any]) -> None:
         raise ValueError(
             f"a resumed run keeps its settings; these differ: {', '.join(differing)}\n{remedy}"
         )
+    reads_partner = "partner" in checkpoint["model_args"]["extensions"]["modalities"]
+    opposite_axes = checkpoint["model_args"].get("opposite_axes", False)
+    if reads_partner and opposite_axes != (now["reference_frame"] == "pair"):
+        raise ValueError(
+            "an earlier version of this code, which read partners in other axes, began the run\n"
+            "train again"
+        )
     if now["epochs"] < checkpoint["epoch"]:
         raise ValueError(
             f"epochs={now['epochs']}, but the run has finished epoch {checkpoint['epoch']}\n"

@@ -129,7 +129,7 @@ def row_key(record: dict) -> tuple:
             best = (rank, name, differences)
     rank, name, differences = best
     label = record.get("label", name)
-    if (named := re.match(r"\w+", label)[0]) in train.PRESETS:
+    if (named := re.split(r"\W", label)[0]) in train.PRESETS:
         rank = list(train.PRESETS).index(named)
     if label in train.PRESETS:  # presets may have changed since the run was labelled
         label = ", ".join((name, *differences))

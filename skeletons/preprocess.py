@@ -75,9 +75,10 @@ class Preprocess:
                          "body": as "first-frame", and the axes are those of that body: x from its left
                          to its right, y up its spine
                          "pair": as "body", but for two bodies that are visible together, the origin
-                         is midway between their roots in the first frame that shows both, and x is,
-                         for each of them, the direction towards the other one. The two have different
-                         axes, so their coordinates cannot be compared
+                         is midway between their roots in the first frame that shows both, x is, for
+                         each of them, the direction towards the other one, and y the mean direction of
+                         both spines. So x and z of one are x and z of the other, negated:
+                         `BodyBatch.with_partners`, and `TwoStreamRNN`, need opposite_axes=True
         normalization    divide by the mean bone length of the whole clip (all its bodies), so that
                          people and layouts of different size are comparable. "first-frame": by that of
                          the first body in its first frame of the window, which live recognition knows

@@ -78,6 +78,9 @@ def test_two_people_are_shown_in_the_same_axes():
     first, second = explain_clip(model, bodies).poses
     assert np.array_equal(first, bodies.joints[0])
     assert np.array_equal(second, bodies.joints[1] * torch.tensor([-1, 1, -1])[:, None, None])
+    bodies.joints[0, :, 10:] = 0  # never together: in the same axes
+    bodies.joints[1, :, :10] = 0
+    assert np.array_equal(explain_clip(model, bodies).poses, bodies.joints)
 
 
 def test_the_body_that_decides_is_found():

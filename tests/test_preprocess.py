@@ -5,6 +5,8 @@ import pytest
 import torch
 from test_layout import HAND_DRAWN, OPENPOSE, rooted_at
 
+from extensions import ExtensionConfig
+from model import NetworkConfig, TwoStreamRNN
 from skeletons.batch import BodyBatch, Tracks, mean_bone_length, visible_frames
 from skeletons.layout import KINECT_V1, KINECT_V2, LAYOUTS, Layout
 from skeletons.preprocess import REFERENCE_FRAMES, Preprocess, body_axes, bone_matrix, first_pose
@@ -383,6 +385,22 @@ def test_exchanging_two_people_exchanges_what_is_read():
     one, two = pairs(clip), pairs(clip.flip(3))
     found = two.with_partners(opposite_axes=True).flip(0)
     torch.testing.assert_close(found, one.with_partners(opposite_axes=True), atol=1e-6, rtol=1e-5)
+
+
+def test_a_network_reads_a_partner_where_it_is():
+    """Vectors between two people are as long as they were recorded."""
+    extensions = ExtensionConfig(modalities=("joint", "partner"))
+    network = NetworkConfig(hidden_size=4, part_hidden_size=4, spatial_window=4)
+    clip = torch.from_numpy(two_people()) + 0.1 * torch.rand(4, 3, 25, 2)
+    found = {}
+    for opposite in (True, False):
+        model = TwoStreamRNN(KINECT_V2, 5, network, extensions, opposite_axes=opposite).eval()
+        joints = model.select_joints(pairs(clip))
+        features = model.joint_features(joints)
+        found[opposite] = features[:, 3:6].norm(dim=1)  # of vectors to the same joint of the other
+    expected = (clip[..., 1] - clip[..., 0]).norm(dim=1)  # (T, V)
+    torch.testing.assert_close(found[True][0], expected, atol=1e-4, rtol=1e-4)
+    assert (found[False][0] - expected).abs().max() > 0.1
 
 
 def test_a_pair_is_of_two_bodies():

@@ -361,6 +361,15 @@ def test_the_modality_partner_is_for_data_with_two_bodies(config):
         train.main(per_frame)
     in_pair = load(train.main(changed(with_partner, reference_frame="pair", name="pair")))
     assert in_pair["model_args"]["opposite_axes"] and build_model(in_pair).opposite_axes
+    earlier = Path("checkpoints/pair/last.pt")
+    contents = load_checkpoint(earlier)
+    del contents["model_args"]["opposite_axes"]  # as an earlier version wrote it
+    save_checkpoint(earlier, contents)
+    in_pair = changed(with_partner, reference_frame="pair", name="pair", epochs=2)
+    with pytest.raises(ValueError, match=r"read partners in other axes, began the run\ntrain again"):
+        train.main(in_pair, resume=True)
+    with pytest.raises(ValueError, match=r"earlier version .* in other axes\nstart from"):
+        train.main(changed(in_pair, init=str(earlier), name="fine-tuned"))
     path = Path(config.data) / "train_data.npy"
     np.save(path, np.load(path) * np.array([1, 0], np.float32))
     with_partner = changed(with_partner, name="one")

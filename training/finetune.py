@@ -46,6 +46,12 @@ def copy_weights(
             f"its network reads {source.channels} coordinates of a joint, the data has {model.channels}"
             "\nstart from a network that was trained on such data"
         )
+    partner = source.joint_features.partner and model.joint_features.partner
+    if partner and source.opposite_axes != model.opposite_axes:
+        raise ValueError(
+            "an earlier version of this code trained it, and read partners in other axes\n"
+            "start from a network that was trained since"
+        )
     joints, hierarchical = shared_joints(source_layout, layout), len(unwrap(model.temporal).parts)
     if not joints or (hierarchical and not source_layout.parts.keys() & layout.parts.keys()):
         raise ValueError(
