@@ -83,10 +83,9 @@ def explain_clip(model: TwoStreamRNN, bodies: BodyBatch, label: int | None = Non
     by_joint = importance(partial(hold_joints, still), each_joint.view(-1, count, num_joints))
     by_window = importance(interpolate_frames, padded)
     frames = (windows * by_window[:, None]).sum(0) / windows.sum(0)
-    # Only bodies that are visible together have opposite axes.
-    together = count == 2 and visible_frames(joints).all(0).any()
-    opposite = model.opposite_axes and together
-    poses = (joints * bodies.half_turns[..., None, None] if opposite else joints)[:, :, span]
+    poses = joints[:, :, span]
+    if model.opposite_axes:
+        poses = poses * bodies.half_turns(visible_frames(joints))[..., None, None]
     arrays = (x.cpu().numpy() for x in (by_joint.view(count, num_joints), frames, poses))
     return Explanation(label, float(posterior[label]), *arrays)
 

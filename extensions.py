@@ -299,8 +299,11 @@ def encode_causally(
     joints: Tensor,
     hidden_size: int,
 ) -> list[Tensor]:
-    """Joints, as JointFeatures reads them -> features from each stream, of so many units, after the
-    last frame with the body, (B, F) each. Frames without the body are skipped, as in live use."""
+    """Joints, as JointFeatures reads them -> features from each stream after the last frame with the
+    body, (B, F) each. Frames without the body are skipped, as in live use.
+
+    hidden_size  as in `read_by_each`
+    """
     visible = visible_frames(joints[..., : joint_features.num_joints])  # (B, T)
     features = joint_features(visible_first(joints, visible))
     bodies, last = torch.arange(len(visible), device=visible.device), visible.sum(1).clamp(min=1) - 1

@@ -134,13 +134,13 @@ def pool_persons(features: Tensor, bodies: BodyBatch, pooling: PersonPooling) ->
     return highest.masked_fill(~visible.any(1, keepdim=True), 0)
 
 
-class Source(threading.local):
-    """Where the dropout of a thread draws its random numbers from; None: torch's generator."""
+class DropoutGenerator(threading.local):
+    """What the dropout of a thread draws its random numbers from; None: torch's global generator."""
 
-    generator: torch.Generator | None = None
+    current: torch.Generator | None = None
 
 
-source = Source()
+dropout_generator = DropoutGenerator()
 
 
 class Dropout(nn.Module):
@@ -157,7 +157,7 @@ class Dropout(nn.Module):
             return nn.functional.dropout(x, self.p, self.training)
         # A CPU draws random numbers one by one. Each has 64 bits, a byte for each of eight values.
         count = -(-x.numel() // 8)
-        words = torch.randint(-(2**63), 2**63 - 1, (count,), generator=source.generator)
+        words = torch.randint(-(2**63), 2**63 - 1, (count,), generator=dropout_generator.current)
         dropped = min(max(round(256 * self.p), 1), 255)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
@@ -177,7 +177,9 @@ def read_by_each(
     read: Callable[[nn.Module, Tensor], Tensor],
     hidden_size: int,
 ) -> list[Tensor]:
-    """[read(stream, features) for each stream], of LSTMs with so many units.
+    """[read(stream, features) for each stream].
+
+    hidden_size  LSTM units of a layer of the streams
 
     In training on a CPU, each stream of a small network runs in a thread of its own. Threads that share
     each operation would wait for each other after each of them, and so for other programs that run on a
@@ -204,12 +206,12 @@ class ParallelStreams(torch.autograd.Function):
 
         def run(stream: nn.Module, seed: int) -> tuple[Tensor, Tensor]:
             inputs = features.detach().requires_grad_(features.requires_grad)
-            source.generator = torch.Generator().manual_seed(seed)
+            dropout_generator.current = torch.Generator().manual_seed(seed)
             try:
                 with torch.enable_grad(), torch.autocast("cpu", dtype, mixed):
                     return inputs, read(stream, inputs)
             finally:
-                source.generator = None
+                dropout_generator.current = None
 
         # Of the same random numbers, whichever thread is faster.
         seeds = torch.randint(2**63 - 1, (len(streams),)).tolist()
@@ -232,6 +234,8 @@ class ParallelStreams(torch.autograd.Function):
                 found = iter(torch.autograd.grad(outputs, trained, gradient, allow_unused=True))
             return [next(found, None) if tensor.requires_grad else None for tensor in wanted]
 
+        if ctx.recorded is None:
+            raise RuntimeError("gradients of a batch are computed once; retain_graph has no effect")
         recorded = zip(ctx.streams, ctx.recorded, gradients, strict=True)
         found = run_in_threads(
             [partial(run, stream, *both, gradient) for stream, both, gradient in recorded]

@@ -390,26 +390,28 @@ def open_data(config: Config) -> tuple[Feeder, dict[str, Any]]:
 def fit_extensions(
     extensions: ExtensionConfig, feeder: Feeder, reference_frame: str
 ) -> ExtensionConfig:
-    """The extensions without the modality partner if no clip has two bodies. ValueError if partner
-    cannot be computed."""
-    if "partner" not in extensions.modalities:
+    """The extensions without the modality partner if no clip has two bodies. ValueError if partner or
+    the reference frame cannot be computed."""
+    others = tuple(modality for modality in extensions.modalities if modality != "partner")
+    partner = "partner" in extensions.modalities
+    if not partner and reference_frame != "pair":
         return extensions
-    if feeder.has_pairs():
-        others = " ".join(modality for modality in extensions.modalities if modality != "partner")
-        if reference_frame in ("per-frame", "part-centres"):
-            raise ValueError(
-                f"reference_frame={reference_frame}: each body has an origin of its own, so the "
-                "modality partner would not see where the other one is\n"
-                f"leave it out: --modalities {others}, or choose another frame: --reference_frame pair"
-            )
-        if feeder.max_bodies > 2:
-            raise ValueError(
-                f"{feeder.data_path} has up to {feeder.max_bodies} bodies in a clip, of which the "
-                f"modality partner can read two\nleave it out: --modalities {others}, "
-                "and take no reference frame pair: --reference_frame body"
-            )
-        return extensions
-    return replace(extensions, modalities=tuple(m for m in extensions.modalities if m != "partner"))
+    if not feeder.has_pairs():
+        return replace(extensions, modalities=others)
+    without = f"--modalities {' '.join(others)}"
+    if partner and reference_frame in ("per-frame", "part-centres"):
+        raise ValueError(
+            f"reference_frame={reference_frame}: each body has an origin of its own, so the "
+            "modality partner would not see where the other one is\n"
+            f"leave it out: {without}, or choose another frame: --reference_frame pair"
+        )
+    if feeder.max_bodies > 2 and (partner or reference_frame == "pair"):
+        raise ValueError(
+            f"{feeder.data_path} has up to {feeder.max_bodies} bodies in a clip, of which the modality "
+            "partner and the reference frame pair can read two\nconvert clips of two bodies, or train "
+            f"with {f'{without} ' if partner else ''}--reference_frame body"
+        )
+    return extensions
 
 
 def learning_rate_factor(optimization: OptimizationConfig, epoch: int) -> float:

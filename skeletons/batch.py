@@ -115,10 +115,20 @@ class BodyBatch(NamedTuple):
         others = torch.cat((dense[:, 1:2], dense[:, :1], torch.zeros_like(dense[:, 2:])), 1)[:, :slots]
         return others.flatten(0, 1).index_select(0, self.slot).view(values.shape)
 
-    @property
-    def half_turns(self) -> Tensor:
-        """Signs (B, 3) of x, y and z after half a turn about y for second bodies; ones for others."""
-        signs = torch.where(self.slot % self.visible.shape[1] == 1, -1.0, 1.0)
+    def together(self, visible: Tensor) -> Tensor:
+        """Of the frames that show each body, bool (B, T), those that show the other body of the clip,
+        too."""
+        return visible & (self.of_partner(visible.to(self.joints.dtype)) > 0)
+
+    def half_turns(self, visible: Tensor) -> Tensor:
+        """Signs (B, 3): x, y and z of the first body, multiplied by these, are the axes of each body in
+        the reference frame "pair". (-1, 1, -1), half a turn about y, for a second body that is visible
+        together with the first one; ones for all others.
+
+        visible  bool (B, T), the frames that show each body
+        """
+        second = self.slot % self.visible.shape[1] == 1
+        signs = torch.where(second & self.together(visible).any(1), -1.0, 1.0)
         return torch.stack((signs, torch.ones_like(signs), signs), 1)
 
     @property

@@ -255,7 +255,7 @@ class Preprocess:
             )
             random = random[clip, : self.channels, : self.channels]
             if self.origin_transfer == "pair":  # the same for both bodies, in the axes of the first
-                signs = bodies.half_turns
+                signs = bodies.half_turns(visible)
                 random = random * signs[:, :, None] * signs[:, None]
             matrix = random @ matrix
         joints = to_reference(joints, matrix, origin)
@@ -464,7 +464,7 @@ def pair_axes(
                   the second after half a turn, if x is not defined: at the same place, within 6 degrees
                   above each other, or upside down to each other
     """
-    both = visible & (bodies.of_partner(visible.to(axes.dtype)) > 0)  # (B, T)
+    both = bodies.together(visible)  # (B, T)
     index = both.int().argmax(1)[:, None, None, None].expand(-1, 3, 1, bodies.joints.shape[3])
     own = bodies.joints.gather(2, index)[:, :, 0]  # (B, 3, V)
     other = bodies.of_partner(own)
@@ -477,7 +477,7 @@ def pair_axes(
     together = both.any(1)[:, None]  # (B, 1)
     defined = together & (beside & (spines.norm(dim=1) > NEARLY_VERTICAL))[:, None]
     pair = torch.stack((x, y, torch.linalg.cross(x, y)), 1)
-    turned = axes * torch.where(together, bodies.half_turns, 1)[:, :, None]
+    turned = axes * bodies.half_turns(visible)[:, :, None]
     return torch.where(defined[..., None], pair, turned), torch.where(defined, middle, origin)
 
 

@@ -168,11 +168,14 @@ def test_export_writes_a_file_that_equals_pytorch(temporal, spatial, data, tmp_p
 @pytest.mark.parametrize("frame", REFERENCE_FRAMES)
 @pytest.mark.parametrize("normalization", [True, "first-frame"])
 def test_every_reference_frame_can_be_exported(frame, normalization):
-    """For clips of any number, length and number of slots."""
+    """For clips of any number, length and number of slots; in "pair", with the other body as input."""
     preprocess = Preprocess(
         KINECT_V2, 3, window_size=12, origin_transfer=frame, normalization=normalization
     )
-    model = export.ExportableModel(build(), preprocess)
+    pair = frame == "pair"
+    network = build(modalities=("joint", "partner") if pair else ("joint",))
+    network.opposite_axes = pair
+    model = export.ExportableModel(network, preprocess)
     session = session_of(model)
     for clips in export.random_clips(model):
         clips[..., -1] *= np.linspace(0, 1, clips.shape[2])[:, None] > 0.3  # comes later

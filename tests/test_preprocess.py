@@ -367,6 +367,15 @@ def test_two_people_above_each_other_have_the_axes_of_the_first():
         torch.testing.assert_close(pairs(clip).joints, expected, atol=1e-6, rtol=0)
 
 
+def test_random_transforms_of_two_who_are_never_together_are_the_same():
+    """Each pose is as it would be if the other slot held it."""
+    clip = two_people()
+    clip[..., 1] = clip[..., 0]
+    clip[1:, ..., 0], clip[:3, ..., 1] = 0, 0
+    first, second = pairs(clip, rand_rotate=1.0).joints
+    torch.testing.assert_close(first[:, 0], second[:, 3], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("options", [{}, {"rand_rotate": 1.0, "window_size": 3}])
 @pytest.mark.parametrize("distance", [2.0, 0.0])
 def test_a_partner_is_where_the_other_body_is(options, distance):

@@ -104,7 +104,7 @@ def test_an_error_of_a_stream_is_raised_and_leaves_nothing_changed():
                 step(model)
             assert torch.get_num_threads() == 2
         broken.remove()
-        assert layers.source.generator is None
+        assert layers.dropout_generator.current is None
         assert_same(step(model), expected, rtol=0, atol=0)
 
 
@@ -119,3 +119,10 @@ def test_a_frozen_stream_has_no_gradients(stream):
             assert weights.grad is None
         elif not name.startswith("view_adaptation"):
             assert torch.equal(weights.grad, expected[name])
+
+
+def test_the_gradients_of_a_batch_are_computed_once():
+    loss = sum(logits.sum() for logits in build()(CLIPS))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="computed once; retain_graph has no effect"):
+        loss.backward()

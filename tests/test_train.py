@@ -371,7 +371,17 @@ def test_the_modality_partner_is_for_data_with_two_bodies(config):
     with pytest.raises(ValueError, match=r"earlier version .* in other axes\nstart from"):
         train.main(changed(in_pair, init=str(earlier), name="fine-tuned"))
     path = Path(config.data) / "train_data.npy"
-    np.save(path, np.load(path) * np.array([1, 0], np.float32))
+    of_two = np.load(path)
+    np.save(path, np.concatenate((of_two, of_two[..., :1]), -1))
+    whole = changed(with_partner, reference_frame="body")
+    for refused, remedy in (
+        (whole, "--modalities joint --reference_frame body"),
+        (changed(whole, modalities=("joint",), reference_frame="pair"), "--reference_frame body"),
+    ):
+        with pytest.raises(ValueError, match=rf"3 bodies .* read two\n.* train with {remedy}"):
+            train.main(refused, overwrite=True)
+    assert Path("checkpoints/two/last.pt").is_file()  # (a run that is refused replaces no other one)
+    np.save(path, of_two * np.array([1, 0], np.float32))
     with_partner = changed(with_partner, name="one")
     one, expected = train.main(with_partner), train.main(changed(config, epochs=1))
     assert_same_run(one, expected)
