@@ -13,11 +13,14 @@ import pytest
 from train_helpers import STILL, assert_same_run, changed, load, log_of, tiny_config
 
 import train
+from test_threads import threads as torch_threads
 from training import engine
 from training.distributed import is_launched
 
 ROOT = Path(train.__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+# Of each process: each stream has a thread, as where nothing is set (tests/conftest.py sets one).
+TWO_THREADS = os.environ | {"OMP_NUM_THREADS": "2"}
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def test_two_processes_train_as_one(config):
     stopped = changed(config, name="stopped", batch_size=1, validation_ratio=0.0)
     given = [json.dumps(asdict(run)) for run in (*runs, stopped)]
     command = [*TORCHRUN, "--no-python", sys.executable, "-c", SCRIPT, str(ROOT), *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=TWO_THREADS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("epoch   2") == 5 and done.stdout.count("2 x") == 6
     # A network that outlives the group waits for ever for a thread of the group that frees a tensor;
@@ -156,6 +159,7 @@ def start_and_stop(command, number, everyone):
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        env=TWO_THREADS,
         # A background job ignores Ctrl-C, and what it starts does, too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -185,8 +189,9 @@ def test_a_signal_to_all_processes_of_a_run(config, number, num_workers):
         f"stopped; checkpoints/stopped/last.pt holds epoch {epoch}\n"
         "go on with: python train.py --name stopped --resume\n"
     )
-    whole = train.main(changed(config, name="whole", num_workers=0, epochs=epoch + 1))
-    train.main(changed(config, name="stopped", epochs=epoch + 1), resume=True)
+    with torch_threads(2):
+        whole = train.main(changed(config, name="whole", num_workers=0, epochs=epoch + 1))
+        train.main(changed(config, name="stopped", epochs=epoch + 1), resume=True)
     assert_same_run(whole, Path("checkpoints/stopped"))
 
 
