@@ -110,6 +110,7 @@ def test_folds(folds: Sequence[Path], runs: Sequence[Path], machine: train.Machi
         "ensemble_size": len(evaluations),
         "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
         "flops": sum(one.flops() for one in evaluations),
+        "training_precision": evaluations[0].checkpoint.get("precision"),
         "device": engine.device_name(device),
         "torch": torch.__version__,
         "date": date.today().isoformat(),

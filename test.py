@@ -246,6 +246,7 @@ def make_record(evaluations: list[Evaluation], results: Results) -> dict[str, An
         "fusion_weight_sweep": fusion_weight_sweep(results),
         "config": checkpoint["config"],
         "commit": checkpoint["commit"],
+        "training_precision": checkpoint.get("precision"),  # (None: of an earlier version)
         "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
         "flops": sum(one.flops() for one in evaluations),
         "training_seconds": training_seconds(evaluations),

@@ -503,6 +503,7 @@ class Run:
             "augmentation": augmentation_options(config),
             "config": self.run_info["config"],
             "commit": self.run_info["commit"],
+            "precision": self.precision,
         }
         torch.manual_seed(config.seed + get_rank())
 

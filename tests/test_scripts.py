@@ -146,6 +146,7 @@ def test_the_record_of_a_test(trained, capsys):
     for key in ("config", "commit", "parameters", "flops"):
         assert record[key] == about[key], key
     seconds = [json.loads(line)["seconds"] for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert record["training_precision"] == "float32"
     assert record["training_seconds"] == pytest.approx(sum(seconds[: record["epoch"]]), abs=0.1)
     for stream in ("temporal", "spatial", "fused"):
         values = record["results"][stream]
