@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from test_threads import threads as torch_threads
 from train_helpers import STILL, assert_same_run, changed, load, log_of, tiny_config
 
 import train
-from test_threads import threads as torch_threads
 from training import engine
 from training.distributed import is_launched
 
