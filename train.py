@@ -279,6 +279,11 @@ def validate(config: Config) -> None:
         )
     if config.extensions.causal and not config.preprocessing.resample:
         raise ValueError("a causal network reads whole clips\nleave resample=False out")
+    if config.extensions.causal and config.preprocessing.reference_frame == "pair":
+        raise ValueError(
+            "reference_frame=pair depends on the first frame that shows both bodies, which a causal "
+            "network may not have read yet\nchoose --reference_frame body"
+        )
     stride = config.network.spatial_stride or config.network.spatial_window
     if config.extensions.causal and 0 < config.preprocessing.window_size < stride:
         raise ValueError(

@@ -152,6 +152,7 @@ def test_options():
         ({"num_layers": 1}, "num_layers"),
         ({"window_layers": 2}, "window_layers"),
         ({"causal": True, "view_adaptation": 3}, "view_adaptation"),
+        ({"causal": True, "reference_frame": "pair"}, "may not have read yet\nchoose"),
         ({"causal": True, "resample": False}, "reads whole clips\nleave resample=False out"),
         ({"random_start": 0.3}, "random_start need front_padding .*--no_resample"),
         ({"chain_legs": "knees"}, "chain_legs='knees'.*\nchoose from feet, hips"),
