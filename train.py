@@ -112,6 +112,9 @@ class AugmentationConfig:
     # bone lengths are multiplied by a random factor from 1 - this to 1 + this, one per bone, the same
     # on both sides
     bone_length_jitter: float = 0.0
+    # random errors of tracking: for some of the clip, the joints of some body parts wander about their
+    # place; largest standard deviation, in mean bone lengths
+    tracking_noise: float = 0.0
     flip_prob: float = 0.0  # probability that a clip is mirrored, left and right joints swapped
     # probability that left and right joints are exchanged, as when the sensor mistakes back for front
     swap_sides_prob: float = 0.0
@@ -232,8 +235,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 FEEDER_OPTIONS = {
     "crop_ratio": "p_interval", "random_start": "rand_start", "rotate": "rand_rotate",
     "scale": "rand_scale", "uniform_scale": "rand_uniform", "shear": "rand_shear",
-    "transform_prob": "rand_prob", "bone_length_jitter": "rand_bone_scale", "flip_prob": "rand_flip",
-    "swap_sides_prob": "rand_swap_sides",
+    "transform_prob": "rand_prob", "bone_length_jitter": "rand_bone_scale",
+    "tracking_noise": "rand_noise", "flip_prob": "rand_flip", "swap_sides_prob": "rand_swap_sides",
 }  # fmt: skip
 
 # These may differ when a run is resumed; with a cosine schedule, epochs may not.

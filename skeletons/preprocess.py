@@ -93,6 +93,8 @@ class Preprocess:
         rand_prob        probability that a clip is rotated, scaled and sheared
         rand_bone_scale  bone lengths are multiplied by a random factor from 1 - x to 1 + x, one per
                          bone, equal on both sides
+        rand_noise       random errors of tracking, as of `transforms.tracking_noise`: largest standard
+                         deviation, in mean bone lengths
         rand_flip        probability that a clip is mirrored, with left and right joints swapped
         rand_swap_sides  probability that left and right joints are exchanged, as when the sensor
                          mistakes back for front; in the reference frame "body" this turns the body
@@ -125,6 +127,7 @@ class Preprocess:
     rand_shear: float = 0.0
     rand_prob: float = 1.0
     rand_bone_scale: float = 0.0
+    rand_noise: float = 0.0
     rand_flip: float = 0.0
     rand_swap_sides: float = 0.0
 
@@ -301,6 +304,11 @@ class Preprocess:
             factors[:, self.layout.root] = 1  # the body stays where it is
             factors = factors.index_select(1, tables.one_side)
             joints = transforms.scale_bones(joints, factors, tables.bone_matrix, tables.joint_matrix)
+        if self.rand_noise:
+            unit = bone_scale[clip]
+            joints = transforms.tracking_noise(
+                joints, tables.part, unit, self.rand_noise, generator=generator
+            )
         return joints
 
     @property
@@ -365,6 +373,7 @@ class Tables(NamedTuple):
 
     mirror_index  (V,) as in `Layout`
     one_side      (V,) the joint that stands for a joint and its mirror image
+    part          (V,) index of the body part of each joint
     bone_matrix   (V, V) as in `bone_matrix`
     joint_matrix  (V, V) its inverse
     bones         (V, V - 1) bone_matrix without the root
@@ -373,6 +382,7 @@ class Tables(NamedTuple):
 
     mirror_index: Tensor
     one_side: Tensor
+    part: Tensor
     bone_matrix: Tensor
     joint_matrix: Tensor
     bones: Tensor
@@ -383,9 +393,12 @@ class Tables(NamedTuple):
         """The tables of a layout."""
         mirror_index, matrix, root = torch.tensor(layout.mirror_index), bone_matrix(layout), layout.root
         one_side = mirror_index.minimum(torch.arange(len(layout.joints)))
+        part = torch.empty_like(one_side)
+        for index, of_part in enumerate(layout.parts.values()):
+            part[list(of_part)] = index
         bones = torch.cat((matrix[:, :root], matrix[:, root + 1 :]), 1)
         inverse = matrix.inverse().round()
-        return cls(mirror_index, one_side, matrix, inverse, bones, centre_matrix(layout))
+        return cls(mirror_index, one_side, part, matrix, inverse, bones, centre_matrix(layout))
 
 
 def to_reference(joints: Tensor, matrix: Tensor, origin: Tensor) -> Tensor:
@@ -502,6 +515,7 @@ NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
     ),
     "rand_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
     "rand_bone_scale": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
+    "rand_noise": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_shear": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_start": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
     "rand_prob": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),

@@ -121,6 +121,40 @@ def scale_bones(joints: Tensor, factors: Tensor, bone_matrix: Tensor, joint_matr
     return joints @ ((bone_matrix * factors[:, None, None]) @ joint_matrix)
 
 
+def tracking_noise(
+    joints: Tensor,
+    part: Tensor,
+    unit: Tensor,
+    size: float,
+    probability: float = 0.3,
+    points: int = 6,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Random errors, as of a sensor that loses track of an arm: during some of the window, the joints
+    of some body parts wander about the place where they are, each for itself.
+
+    part         (V,) index of the body part of each joint
+    unit         (B,) mean bone length of the clip of each body, in the unit of the data
+    size         largest standard deviation of the errors, in mean bone lengths; each body draws its own
+    probability  of each part to have errors
+    points       the errors are drawn at so many times, evenly spaced over the window, and change evenly
+                 between them
+    """
+    bodies, channels, frames, num_joints = joints.shape
+    source = {"generator": generator, "device": joints.device}
+    drawn = torch.randn(bodies, channels * num_joints, points, **source)
+    errors = torch.nn.functional.interpolate(drawn, size=frames, mode="linear", align_corners=True)
+    errors = errors.view(bodies, channels, num_joints, frames).transpose(2, 3)
+    largest = uniform(0, size, bodies, **source) * unit
+    parts = (bodies, num_joints)  # (as many as there can be: how many there are is on the device)
+    disturbed = (uniform(0, 1, parts, **source) < probability).index_select(1, part)  # (B, V)
+    middle, half = uniform(0, 1, bodies, **source), uniform(0.1, 0.5, bodies, **source)
+    time = torch.linspace(0, 1, frames, device=joints.device)
+    during = (time - middle[:, None]).abs() <= half[:, None]  # (B, T)
+    amount = largest[:, None, None] * (during[..., None] & disturbed[:, None])  # (B, T, V)
+    return joints + errors * amount[:, None]
+
+
 def random_move(
     joints: Tensor,
     clip: Tensor,

@@ -173,6 +173,7 @@ def test_evaluation_draws_no_random_numbers(clips):
     options |= {
         "rand_swap_sides": 0.5,
         "rand_bone_scale": 0.2,
+        "rand_noise": 0.2,
         "random_move": True,
         "p_interval": (0.5, 1),
     }
@@ -487,6 +488,7 @@ NUMBERS = {
     "rand_rotate": [NAN, -0.3, 17, INF, (0.1, 0.2), (0.1, 0.2, NAN), (0.1, 0.2, "x"), (0.1, 0.2, -1)],
     "rand_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
     "rand_bone_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
+    "rand_noise": [NAN, -0.5, INF, (0.1, 0.2)],
     "rand_shear": [NAN, -0.5, INF, (0.1, 0.2)],
     "rand_start": [NAN, -0.5, 1, (0.1, 0.2)],
     "rand_prob": [NAN, -0.5, 1.5, (0.1, 0.2)],
@@ -500,6 +502,7 @@ ALLOWED = {
     "rand_rotate": "one angle or three",
     "rand_scale": "from 0 to less than 1",
     "rand_bone_scale": "from 0 to less than 1",
+    "rand_noise": "0 or more",
     "rand_shear": "0 or more",
     "rand_start": "from 0 to less than 1",
     "rand_prob": "from 0 to 1",

@@ -277,7 +277,12 @@ def test_which_clips_are_trained_on_and_which_choose_the_best(config, monkeypatc
 
     monkeypatch.setattr(train, "make_loader", spy)
     augmentation = {"crop_ratio": (0.7, 0.9), "rotate": (0.1, 0.2, 0.3), "scale": 0.05, "shear": 0.02}
-    augmentation |= {"bone_length_jitter": 0.04, "flip_prob": 0.2, "swap_sides_prob": 0.1}
+    augmentation |= {
+        "bone_length_jitter": 0.04,
+        "tracking_noise": 0.06,
+        "flip_prob": 0.2,
+        "swap_sides_prob": 0.1,
+    }
     train.main(changed(config, epochs=1, **augmentation))
     (feeder, trained, shuffled), (evaluation, validation, in_order) = loaders
     subjects = read_meta(config.data)["subject"]["train"]
@@ -288,7 +293,7 @@ def test_which_clips_are_trained_on_and_which_choose_the_best(config, monkeypatc
     assert options["p_interval"] == (0.7, 0.9) and options["rand_rotate"] == (0.1, 0.2, 0.3)
     assert (options["rand_scale"], options["rand_shear"]) == (0.05, 0.02)
     assert (options["rand_bone_scale"], options["rand_flip"]) == (0.04, 0.2)
-    assert options["rand_swap_sides"] == 0.1
+    assert (options["rand_swap_sides"], options["rand_noise"]) == (0.1, 0.06)
     assert evaluation.preprocess == feeder.eval().preprocess != feeder.preprocess
 
 

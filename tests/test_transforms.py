@@ -21,6 +21,9 @@ RANDOM = {
     "matrix": lambda joints, g: transforms.affine(
         joints, transforms.random_matrix(3, (0.5, 0.5, 0.5), 0.2, 0.2, g)[CLIP]
     ),
+    "noise": lambda joints, g: transforms.tracking_noise(
+        joints, torch.arange(5), torch.ones(4), 1.0, generator=g
+    ),
     "move": lambda joints, g: transforms.random_move(joints, CLIP, torch.ones(3), generator=g),
 }
 EACH = pytest.mark.parametrize("transform", RANDOM.values(), ids=RANDOM.keys())
@@ -79,7 +82,7 @@ def test_the_generator_alone_decides(transform, joints):
     assert torch.equal(joints, before)  # the input is not changed
 
 
-@EACH
+@pytest.mark.parametrize("transform", [RANDOM["matrix"], RANDOM["move"]])
 def test_each_clip_draws_its_own_numbers_and_its_bodies_move_together(transform):
     one, two, three, four = transform(torch.ones(4, 3, 10, 5), generator())
     assert torch.equal(one, two)
@@ -199,6 +202,33 @@ def test_the_largest_drift_is_one_bone_length_in_any_unit():
         assert moved[scale == unit].mean().abs() < 0.1 * unit
     default = transforms.random_move(body, torch.arange(count), scale, 0, 0, generator=generator())
     assert torch.equal(default, moved)
+
+
+def test_errors_of_tracking_are_of_some_parts_for_a_while():
+    """In any unit; the other parts, and the other frames, stay as they are."""
+    count, frames, size = 2000, 41, 0.5
+    unit = torch.where(torch.arange(count) % 2 == 0, 0.2, 200.0)
+    joints, part = torch.ones(count, 3, frames, 5), torch.tensor([0, 1, 1, 2, 0])
+    found = transforms.tracking_noise(joints, part, unit, size, generator=generator())
+    errors = (found - joints) / unit[:, None, None, None]
+    disturbed = errors.any(1)  # (B, T, V)
+    joints_of_each = disturbed.any(1)
+    assert torch.equal(joints_of_each[:, [0, 1]], joints_of_each[:, [4, 2]])
+    assert joints_of_each[:, [0, 1, 3]].float().mean(0).tolist() == pytest.approx([0.3] * 3, abs=0.04)
+    # All joints of a body that have errors have them in the same frames, which follow each other.
+    in_frames = disturbed.any(2)
+    together = in_frames[..., None] == disturbed
+    assert together.transpose(1, 2)[joints_of_each].all()
+    assert (in_frames.int().diff(dim=1).abs().sum(1) <= 2).all()
+    shares = in_frames[in_frames.any(1)].float().mean(1)
+    assert 0.05 <= shares.min() < 0.15 and shares.max() > 0.95 and 0.4 < shares.mean() < 0.6
+    # Of bodies of the same unit, errors have the same distribution: of a normal one with a standard
+    # deviation between 0 and 0.5, where they are drawn, and smaller between these 6 times.
+    for each in (0, 1):
+        drawn = errors[each::2, :, ::8].transpose(1, 3)[disturbed[each::2, ::8].transpose(1, 2)]
+        assert drawn.std() == pytest.approx(size / 3**0.5, rel=0.1) and drawn.mean().abs() < 0.02
+    steps = errors[in_frames[:, :9].all(1)].diff(dim=2)[:, :, :8]  # between the first two times
+    torch.testing.assert_close(steps, steps[:, :, :1].expand_as(steps), atol=1e-5, rtol=0)
 
 
 def sample(values, positions):
