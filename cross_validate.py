@@ -90,11 +90,12 @@ def test_folds(folds: Sequence[Path], runs: Sequence[Path], machine: train.Machi
     """The entries of cross_validation.json that are results, of the mean posteriors of the networks
     <run>/<fold>/last.pt."""
     device = engine.resolve_device(machine.device)
-    tested, pooled = {}, engine.Metrics()
+    tested, pooled, networks = {}, engine.Metrics(), []
     for fold in folds:
         paths = [str(run / fold.name / "last.pt") for run in runs]
         arguments = test.parse_arguments([*paths, "--data", str(fold), *["--mmap"] * machine.mmap])
         evaluations = [test.Evaluation(path, arguments, device) for path in paths]
+        networks += evaluations
         results = test.run_tests(evaluations, early_recognition=False)
         metrics = engine.Metrics()
         for each in (metrics, pooled):
@@ -110,7 +111,7 @@ def test_folds(folds: Sequence[Path], runs: Sequence[Path], machine: train.Machi
         "ensemble_size": len(evaluations),
         "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
         "flops": sum(one.flops() for one in evaluations),
-        "training_precision": evaluations[0].checkpoint.get("precision"),
+        "training_precision": test.training_precision(networks),
         "device": engine.device_name(device),
         "torch": torch.__version__,
         "date": date.today().isoformat(),

@@ -7,7 +7,7 @@ torch, on the device of the data (CPU or GPU); one clip is a batch of one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,17 @@ class Feeder(torch.utils.data.Dataset):
 
     def has_pairs(self) -> bool:
         """Whether any clip has two bodies. Memory-mapped data is read up to the first such clip."""
+        return self.max_bodies > 1 and self._any_clip(lambda present: present.sum(1) > 1)
+
+    def has_third_slot(self) -> bool:
+        """Whether any clip has a body in a slot after the second, as `has_pairs`."""
+        return self.max_bodies > 2 and self._any_clip(lambda present: present[:, 2:].any(1))
+
+    def _any_clip(self, condition: Callable[[Tensor], Tensor]) -> bool:
+        """Whether bool (N, M), which slots hold a body, fulfils a condition (N,) for any clip."""
         chunks = torch.arange(len(self)).split(READ_CLIPS)
         tracks = map(self._read, chunks) if self.mmap else (self._tracks,)
-        return any(bool(((chunk.offsets >= 0).sum(1) > 1).any()) for chunk in tracks)
+        return any(bool(condition(chunk.offsets >= 0).any()) for chunk in tracks)
 
     def eval(self, observation_ratio: float = 1.0) -> Feeder:
         """The same clips (not copied) in the evaluation form: whole, without augmentation.

@@ -235,7 +235,10 @@ class ParallelStreams(torch.autograd.Function):
             return [next(found, None) if tensor.requires_grad else None for tensor in wanted]
 
         if ctx.recorded is None:
-            raise RuntimeError("gradients of a batch are computed once; retain_graph has no effect")
+            raise RuntimeError(
+                "in training on a CPU, a small network computes its gradients once per forward pass\n"
+                "add the losses and call backward once"
+            )
         recorded = zip(ctx.streams, ctx.recorded, gradients, strict=True)
         found = run_in_threads(
             [partial(run, stream, *both, gradient) for stream, both, gradient in recorded]

@@ -246,7 +246,7 @@ def make_record(evaluations: list[Evaluation], results: Results) -> dict[str, An
         "fusion_weight_sweep": fusion_weight_sweep(results),
         "config": checkpoint["config"],
         "commit": checkpoint["commit"],
-        "training_precision": checkpoint.get("precision"),  # (None: of an earlier version)
+        "training_precision": training_precision(evaluations),
         "parameters": sum(p.numel() for one in evaluations for p in one.model.parameters()),
         "flops": sum(one.flops() for one in evaluations),
         "training_seconds": training_seconds(evaluations),
@@ -334,6 +334,15 @@ def fusion_weight_sweep(results: Results) -> dict[str, Any]:
         sweep |= {"validation": validation, "best_on_validation": weights[best]}
         sweep |= {"test_at_best": test[best]}
     return sweep
+
+
+def training_precision(evaluations: Sequence[Evaluation]) -> str | None:
+    """In which precision the networks were trained, all that occur; None if that of one is unknown (of
+    an earlier version)."""
+    found = [one.checkpoint.get("precision") for one in evaluations]
+    if None in found:
+        return None
+    return ", ".join(sorted({name for names in found for name in names.split(", ")}))
 
 
 def training_seconds(evaluations: list[Evaluation]) -> float | None:

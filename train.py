@@ -402,22 +402,28 @@ def fit_extensions(
     the reference frame cannot be computed."""
     others = tuple(modality for modality in extensions.modalities if modality != "partner")
     partner = "partner" in extensions.modalities
-    if not partner and reference_frame != "pair":
+    if reference_frame == "pair" and feeder.has_third_slot():
+        raise ValueError(
+            f"{feeder.data_path} has clips with a third body, which the reference frame pair cannot read"
+            "\nleave such bodies out (convert_data.py keeps the two that move most), or choose "
+            "--reference_frame body"
+        )
+    if not partner:
         return extensions
     if not feeder.has_pairs():
         return replace(extensions, modalities=others)
     without = f"--modalities {' '.join(others)}"
-    if partner and reference_frame in ("per-frame", "part-centres"):
+    if reference_frame in ("per-frame", "part-centres"):
         raise ValueError(
             f"reference_frame={reference_frame}: each body has an origin of its own, so the "
             "modality partner would not see where the other one is\n"
             f"leave it out: {without}, or choose another frame: --reference_frame pair"
         )
-    if feeder.max_bodies > 2 and (partner or reference_frame == "pair"):
+    if feeder.max_bodies > 2:
         raise ValueError(
-            f"{feeder.data_path} has up to {feeder.max_bodies} bodies in a clip, of which the modality "
-            "partner and the reference frame pair can read two\nconvert clips of two bodies, or train "
-            f"with {f'{without} ' if partner else ''}--reference_frame body"
+            f"{feeder.data_path} has room for {feeder.max_bodies} bodies in a clip, of which the modality "
+            "partner can read two\nleave other bodies out (convert_data.py keeps the two that move "
+            f"most), or leave the modality out: {without}"
         )
     return extensions
 
@@ -547,6 +553,9 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be resumed: {error}") from error
         self.set_origin(checkpoint.get("init"))
+        # Resumed on another device, precision="auto" can be another one.
+        earlier = checkpoint.get("precision", self.precision).split(", ")
+        self.fixed_entries["precision"] = ", ".join(sorted({*earlier, self.precision}))
         return checkpoint["epoch"], checkpoint["best"]
 
     def initialise(self, checkpoint: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 Pure functions on tensors of any device. Joints are (B, C, T, V): B bodies, C = 3 coordinates x, y, z
 (or 2), T frames, V joints. Random numbers come from `generator`, a torch.Generator on the same device
-(None: torch's global one); each of the N clips draws its own.
+(None: torch's global one); each of the N clips draws its own (tracking_noise: each body).
 
 Space: a transform is a 3 x 3 matrix per clip. Make matrices, multiply them, and apply the product once
 with `affine`.
@@ -131,7 +131,8 @@ def tracking_noise(
     generator: Generator | None = None,
 ) -> Tensor:
     """Random errors, as of a sensor that loses track of an arm: during some of the window, the joints
-    of some body parts wander about the place where they are, each for itself.
+    of some body parts wander about the place where they are, each for itself. (Where these joints give
+    a clip its reference frame, the errors change the whole clip, as they do in a recording.)
 
     part         (V,) index of the body part of each joint
     unit         (B,) mean bone length of the clip of each body, in the unit of the data
@@ -146,7 +147,8 @@ def tracking_noise(
     errors = torch.nn.functional.interpolate(drawn, size=frames, mode="linear", align_corners=True)
     errors = errors.view(bodies, channels, num_joints, frames).transpose(2, 3)
     largest = uniform(0, size, bodies, **source) * unit
-    parts = (bodies, num_joints)  # (as many as there can be: how many there are is on the device)
+    # (V is the most parts possible; reading the real number would wait for the GPU.)
+    parts = (bodies, num_joints)
     disturbed = (uniform(0, 1, parts, **source) < probability).index_select(1, part)  # (B, V)
     middle, half = uniform(0, 1, bodies, **source), uniform(0.1, 0.5, bodies, **source)
     time = torch.linspace(0, 1, frames, device=joints.device)

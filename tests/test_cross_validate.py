@@ -129,6 +129,7 @@ def test_an_ensemble_is_the_mean_of_the_posteriors(workplace, capsys):
     with open("checkpoints/a/cross_validation.json", encoding="utf-8") as file:
         one = json.load(file)
     assert (record["ensemble_size"], one["ensemble_size"], record["clips"]) == (2, 1, 10)
+    assert record["training_precision"] == one["training_precision"] == "float32"
     assert record["parameters"] == 2 * one["parameters"] and record["flops"] == 2 * one["flops"]
     assert (record["config"]["data"], record["config"]["name"]) == ("SBU", "both")
     test_script.main(["checkpoints/a/fold3/last.pt", "checkpoints/b/fold3/last.pt", "--out", "."])

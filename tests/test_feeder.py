@@ -117,6 +117,34 @@ def test_flipped_bodies_and_swapped_sides(paths):
     assert min(mirrored, 100 - mirrored) > 25
 
 
+def test_errors_of_tracking(paths, write_split, clips):
+    """Of whole body parts, as large as bones, the same for the same seed; absent bodies stay zero, and
+    tests are not touched."""
+    options = {"origin_transfer": "camera", "normalization": False, "window_size": 20}
+    noisy = options | {"rand_noise": 0.5}
+
+    def errors(paths, seed):
+        feeder, plain = Feeder(*paths, **noisy), Feeder(*paths, **options)
+        generator = torch.Generator().manual_seed(seed)
+        indices = list(range(len(feeder))) * 20
+        found = feeder.bodies(indices, generator)[0].to_dense()
+        before = plain.bodies(indices)[0].to_dense()
+        assert not found[before == 0].any()
+        assert torch.equal(feeder.eval()[indices][0], plain.eval()[indices][0])
+        return (found - before).permute(0, 4, 1, 2, 3).flatten(0, 1)  # (bodies, C, T, V)
+
+    found = errors(paths, 0)
+    assert torch.equal(found, errors(paths, 0)) and not torch.equal(found, errors(paths, 1))
+    disturbed = found.flatten(1, 2).any(1)  # (bodies, V)
+    for joints in KINECT_V2.parts.values():
+        part = disturbed[:, list(joints)]
+        assert (
+            torch.equal(part.any(1), part.all(1)) and 0.1 < part[disturbed.any(1)].float().mean() < 0.9
+        )
+    in_millimetres = write_split([1000 * clip for clip in clips])
+    torch.testing.assert_close(errors(in_millimetres, 0), 1000 * found, atol=0.1, rtol=1e-3)
+
+
 def test_bone_lengths_vary(paths):
     """Each bone keeps its direction, its length is another, the same on both sides and in all frames;
     the root stays where it was, and tests are not touched."""

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -137,6 +138,18 @@ def test_help(main, capsys):
 # --- test.py ------------------------------------------------------------------------------------------
 
 
+def test_the_precisions_of_training(trained, capsys):
+    """Of all networks of an ensemble, and of a run that was resumed on another device."""
+    contents = load_checkpoint(trained / "best.pt")
+    for name, precision in (("mixed", "mixed"), ("both", "float32, mixed"), ("earlier", None)):
+        save_checkpoint(trained / f"{name}.pt", contents | {"precision": precision})
+    assert run_test(trained / "mixed.pt")["training_precision"] == "mixed"
+    for names, expected in ((("both",), "float32, mixed"), (("best", "mixed"), "float32, mixed"),
+                            (("best", "earlier"), None)):  # fmt: skip
+        evaluations = [SimpleNamespace(checkpoint=load_checkpoint(trained / f"{n}.pt")) for n in names]
+        assert test_script.training_precision(evaluations) == expected
+
+
 def test_the_record_of_a_test(trained, capsys):
     record = run_test(trained / "best.pt")
     printed = capsys.readouterr().out
@@ -146,7 +159,7 @@ def test_the_record_of_a_test(trained, capsys):
     for key in ("config", "commit", "parameters", "flops"):
         assert record[key] == about[key], key
     seconds = [json.loads(line)["seconds"] for line in (trained / "log.jsonl").read_text().splitlines()]
-    assert record["training_precision"] == "float32"
+    assert record["training_precision"] == about["precision"] == "float32"
     assert record["training_seconds"] == pytest.approx(sum(seconds[: record["epoch"]]), abs=0.1)
     for stream in ("temporal", "spatial", "fused"):
         values = record["results"][stream]
