@@ -404,8 +404,8 @@ def fit_extensions(
     partner = "partner" in extensions.modalities
     if reference_frame == "pair" and feeder.has_third_slot():
         raise ValueError(
-            f"{feeder.data_path} has clips with a third body, which the reference frame pair cannot read"
-            "\nleave such bodies out (convert_data.py keeps the two that move most), or choose "
+            f"{feeder.data_path} has clips with a third body, which the reference frame pair cannot "
+            "read\nleave such bodies out (convert_data.py keeps the two that move most), or choose "
             "--reference_frame body"
         )
     if not partner:
@@ -421,8 +421,8 @@ def fit_extensions(
         )
     if feeder.max_bodies > 2:
         raise ValueError(
-            f"{feeder.data_path} has room for {feeder.max_bodies} bodies in a clip, of which the modality "
-            "partner can read two\nleave other bodies out (convert_data.py keeps the two that move "
+            f"{feeder.data_path} has room for {feeder.max_bodies} bodies in a clip, of which the "
+            "modality partner can read two\nleave other bodies out (convert_data.py keeps the two that move "
             f"most), or leave the modality out: {without}"
         )
     return extensions
