@@ -236,7 +236,7 @@ class ParallelStreams(torch.autograd.Function):
 
         if ctx.recorded is None:
             raise RuntimeError(
-                "in training on a CPU, a small network computes its gradients once per forward pass\n"
+                "in training on a CPU, small networks compute gradients once per forward pass\n"
                 "add the losses and call backward once"
             )
         recorded = zip(ctx.streams, ctx.recorded, gradients, strict=True)

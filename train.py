@@ -404,7 +404,7 @@ def fit_extensions(
     partner = "partner" in extensions.modalities
     if reference_frame == "pair" and feeder.has_third_slot():
         raise ValueError(
-            f"{feeder.data_path} has clips with a third body, which the reference frame pair cannot "
+            f"{feeder.data_path} has clips with a third body, which reference_frame=pair cannot "
             "read\nleave such bodies out (convert_data.py keeps the two that move most), or choose "
             "--reference_frame body"
         )
@@ -422,8 +422,8 @@ def fit_extensions(
     if feeder.max_bodies > 2:
         raise ValueError(
             f"{feeder.data_path} has room for {feeder.max_bodies} bodies in a clip, of which the "
-            "modality partner can read two\nleave other bodies out (convert_data.py keeps the two that move "
-            f"most), or leave the modality out: {without}"
+            "modality partner can read two\nleave other bodies out (convert_data.py keeps the two that "
+            f"move most), or leave the modality out: {without}"
         )
     return extensions
 
