@@ -258,12 +258,13 @@ def cost_points(records: Records) -> dict[str, list[tuple]]:
         rows: dict[tuple, dict] = {}
         for record in filter(is_preset, found):
             _, label, _, temporal, spatial = row_key(record)
-            if record.get("flops"):
-                row = rows.setdefault((label, architecture(temporal, spatial)), {})
-                row[run_key(record)] = record
+            row = rows.setdefault((label, architecture(temporal, spatial)), {})
+            row[run_key(record)] = record
         for key, runs in sorted(rows.items()):
-            values = [accuracy(run, "fused") for run in runs.values()]
-            flops = statistics.median(run["flops"] for run in runs.values())
+            known = [run["flops"] for run in runs.values() if run.get("flops")]
+            if not known:
+                continue
+            values, flops = [accuracy(run, "fused") for run in runs.values()], statistics.median(known)
             deviation = statistics.stdev(values) if len(values) > 1 else 0
             title = BENCHMARKS.get(data, data)
             points.setdefault(title, []).append((*key, flops, statistics.mean(values), deviation))

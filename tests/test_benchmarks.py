@@ -309,6 +309,12 @@ def test_the_pages_show_the_records():
 def test_accuracy_against_cost(tmp_path):
     points = tables.cost_points(tables.read_records((ROOT / "results").rglob("*.json")))
     assert {"NW-UCLA, cross view", "UTD-MHAD, cross subject"} <= set(points)
+    # The accuracies are those of the table (a run without FLOPs counts, too).
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    table = page.split("## SBU")[1].split("## ")[0].splitlines()
+    for preset, structure, _, mean, deviation in points["SBU, five folds"]:
+        (row,) = (line for line in table if line.startswith(f"| {preset} | {structure} |"))
+        assert f"**{mean:.1f} ± {deviation:.1f}**" in row
     plot.cost(points, tmp_path / "cost.png")
     assert_picture(tmp_path / "cost.png")
 
