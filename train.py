@@ -400,16 +400,15 @@ def fit_extensions(
 ) -> ExtensionConfig:
     """The extensions without the modality partner if no clip has two bodies. ValueError if partner or
     the reference frame cannot be computed."""
-    others = tuple(modality for modality in extensions.modalities if modality != "partner")
-    partner = "partner" in extensions.modalities
     if reference_frame == "pair" and feeder.has_third_slot():
         raise ValueError(
             f"{feeder.data_path} has clips with a third body, which reference_frame=pair cannot "
             "read\nleave such bodies out (convert_data.py keeps the two that move most), or choose "
             "--reference_frame body"
         )
-    if not partner:
+    if "partner" not in extensions.modalities:
         return extensions
+    others = tuple(modality for modality in extensions.modalities if modality != "partner")
     if not feeder.has_pairs():
         return replace(extensions, modalities=others)
     without = f"--modalities {' '.join(others)}"
@@ -553,9 +552,10 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be resumed: {error}") from error
         self.set_origin(checkpoint.get("init"))
-        # Resumed on another device, precision="auto" can be another one.
-        earlier = checkpoint.get("precision", self.precision).split(", ")
-        self.fixed_entries["precision"] = ", ".join(sorted({*earlier, self.precision}))
+        # On another device, precision="auto" can be another one. (None: an earlier version began it.)
+        earlier = checkpoint.get("precision")
+        names = earlier and ", ".join(sorted({*earlier.split(", "), self.precision}))
+        self.fixed_entries["precision"] = names
         return checkpoint["epoch"], checkpoint["best"]
 
     def initialise(self, checkpoint: dict[str, Any]) -> None:

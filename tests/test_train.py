@@ -752,6 +752,15 @@ def test_resuming_without_a_whole_log(config, whole, log, capsys):
     assert load(folder, "best.pt")["epoch"] > (2 if log == "gone" else 0)
 
 
+def test_a_resumed_run_keeps_the_precisions_of_its_epochs(config):
+    """Precision "auto" can be another one on another device."""
+    last = train.main(changed(config, epochs=1)) / "last.pt"
+    for epoch, (before, after) in enumerate([("mixed", "float32, mixed"), (None, None)], 2):
+        save_checkpoint(last, load_checkpoint(last) | {"precision": before})
+        train.main(changed(config, epochs=epoch), resume=True)
+        assert load_checkpoint(last)["precision"] == after
+
+
 def test_what_cannot_be_resumed(config):
     folder = train.main(changed(config, epochs=2, schedule="cosine"))
     before = contents(folder)
