@@ -68,6 +68,7 @@ COMPONENTS = {
     "dropout": ("dropout", "input_dropout"),
     "larger rotations": ("rotate",),
     "bone length jitter": ("bone_length_jitter",),
+    "tracking noise": ("tracking_noise",),
     "flip and left-right swap": ("flip_prob", "swap_sides_prob"),
     "optimizer and schedule": ("batch_size", "learning_rate", "schedule", "milestones",
                                "warmup_epochs", "weight_decay", "max_grad_norm"),
