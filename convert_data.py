@@ -232,7 +232,7 @@ def read_names(path: str | Path, dataset: DatasetSpec) -> tuple[frozenset[str], 
 
 
 def positive(text: str) -> int:
-    """A number of processes, for argparse."""
+    """A number from 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(text)

@@ -49,12 +49,15 @@ class Recognizer:
     """
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess, classes: list[str]) -> None:
-        known = preprocess.normalization in (False, "first-frame")
-        known = known and preprocess.origin_transfer in LIVE_REFERENCE_FRAMES
-        if not model.causal or not known:
+        if not model.causal or preprocess.normalization not in (False, "first-frame"):
             raise ValueError(
-                "only a causal network can read frames as they arrive\ntrain one with --preset live, "
-                f"and with one of these reference frames: {', '.join(LIVE_REFERENCE_FRAMES)}"
+                "only a causal network can read frames as they arrive\ntrain one with --preset live"
+            )
+        if preprocess.origin_transfer not in LIVE_REFERENCE_FRAMES:
+            raise ValueError(
+                f"the network was trained with reference_frame={preprocess.origin_transfer}, which "
+                "live.py cannot compute\ntrain one with --preset live, and with one of these reference "
+                f"frames: {', '.join(LIVE_REFERENCE_FRAMES)}"
             )
         self.model, self.preprocess, self.classes = model.eval(), preprocess.eval(), classes
         self.reset()

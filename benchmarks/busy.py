@@ -40,6 +40,7 @@ import speed  # noqa: E402
 import torch  # noqa: E402
 
 import train  # noqa: E402
+from convert_data import positive  # noqa: E402
 from training import engine  # noqa: E402
 
 DEFAULT, REPOSITORY = "default", "repository"
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--environment", nargs="+", action="append", default=[],
                         metavar="NAME=VALUE",
                         help="variables to try, too; can be given several times")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--seconds", type=float, default=3, help="of training, each time")
     parser.add_argument("--clips", type=int, default=512, help="a multiple of the batch size")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, as for a test")

@@ -51,6 +51,7 @@ from tables import flatten  # noqa: E402
 
 import cross_validate  # noqa: E402
 import train  # noqa: E402
+from convert_data import positive  # noqa: E402
 from model import SPATIAL, TEMPORAL  # noqa: E402
 from skeletons.storage import find_folds  # noqa: E402
 from test import output_paths  # noqa: E402
@@ -273,7 +274,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--swap_streams", action="store_true",
                         help="combinations: four architectures from two runs")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue the unfinished run")
-    parser.add_argument("--jobs", type=int, default=usable_cpus(), help="runs at the same time")
+    parser.add_argument("--jobs", type=positive, default=usable_cpus(), help="runs at the same time")
     return parser
 
 

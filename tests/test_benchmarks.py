@@ -409,6 +409,7 @@ def test_studies_write_records(workplace, capsys):
     for wrong, message in (
         ([*one, "--epochs", "2"], "has epochs=1: move it away"),
         ([*one, "--batch_size", "16"], "--batch_size is an option of the ablation"),
+        ([*one, "--jobs", "0"], "0 is not a whole number from 1"),
         (["ablation"], "needs --validation_camera or --validation_ratio"),
         (
             ["ablation", "--validation_camera", "2", "--presets", "demo"],

@@ -161,15 +161,12 @@ def test_a_frame_with_an_invalid_coordinate_is_refused_and_not_read(clips, numbe
 
 
 def test_only_causal_networks_are_live():
-    for options, preprocessing in (
-        ({"causal": False}, {}),
-        ({}, {"normalization": True}),
-        ({}, {"origin_transfer": "per-frame"}),
-        ({}, {"origin_transfer": "first-body"}),
-        ({}, {"origin_transfer": "pair"}),
-    ):
+    for options, preprocessing in (({"causal": False}, {}), ({}, {"normalization": True})):
         with pytest.raises(ValueError, match=r"only a causal network.*\n.*--preset live"):
             recognize(build(**options), **preprocessing)
+    for frame in ("per-frame", "first-body", "pair"):
+        with pytest.raises(ValueError, match=rf"reference_frame={frame}, which live.py cannot"):
+            recognize(build(), origin_transfer=frame)
     with pytest.raises(ValueError, match="needs whole clips"):
         build(view_adaptation=4)
 
