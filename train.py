@@ -204,7 +204,7 @@ FULL = {
     "input_norm": True, "input_dropout": 0.2, "dropout": 0.3,
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
-    "reference_frame": "pair",
+    "reference_frame": "pair", "crop_ratio": (1.0, 1.0),
     "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "tracking_noise": 1.0,
     "flip_prob": 0.5, "swap_sides_prob": 0.3,
     "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warmup_epochs": 3,
@@ -225,7 +225,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": FULL,
     # Class probabilities after every frame (live.py).
     "live": FULL | {
-        "causal": True, "view_adaptation": 0, "reference_frame": "body", "tracking_noise": 0.0,
+        "causal": True, "view_adaptation": 0, "reference_frame": "body", "crop_ratio": (0.5, 1.0),
+        "tracking_noise": 0.0,
     },
     "demo": {
         "data": "demo/xview", "hidden_size": 64, "part_hidden_size": 32, "window_size": 48,
