@@ -70,7 +70,7 @@ COMPONENTS = {
     "larger rotations": ("rotate",),
     "bone length jitter": ("bone_length_jitter",),
     "tracking noise": ("tracking_noise",),
-    "no crop": ("crop_ratio",),
+    "whole clips": ("crop_ratio",),
     "flip and left-right swap": ("flip_prob", "swap_sides_prob"),
     "optimizer and schedule": ("batch_size", "learning_rate", "schedule", "milestones",
                                "warmup_epochs", "weight_decay", "max_grad_norm"),
