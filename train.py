@@ -100,6 +100,8 @@ class AugmentationConfig:
 
     # share of the clip that the random crop keeps, least and most
     crop_ratio: tuple[float, float] = (0.5, 1.0)
+    # time warping: the speed varies at random within the clip; standard deviation of its logarithm
+    time_warp: float = 0.0
     # with no_resample: largest share of the window that is set to zero at its start
     random_start: float = 0.0
     rotate: tuple[float, float, float] = (0.3, 0.3, 0.3)  # largest angles about x, y, z, in radians
@@ -204,7 +206,7 @@ FULL = {
     "input_norm": True, "input_dropout": 0.2, "dropout": 0.3,
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
-    "reference_frame": "pair", "crop_ratio": (1.0, 1.0),
+    "reference_frame": "pair", "crop_ratio": (1.0, 1.0), "time_warp": 0.3,
     "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "tracking_noise": 1.0,
     "flip_prob": 0.5, "swap_sides_prob": 0.3,
     "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warmup_epochs": 3,
@@ -226,7 +228,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Class probabilities after every frame (live.py).
     "live": FULL | {
         "causal": True, "view_adaptation": 0, "reference_frame": "body", "crop_ratio": (0.5, 1.0),
-        "tracking_noise": 0.0,
+        "time_warp": 0.0, "tracking_noise": 0.0,
     },
     "demo": {
         "data": "demo/xview", "hidden_size": 64, "part_hidden_size": 32, "window_size": 48,
@@ -237,7 +239,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Fields of AugmentationConfig -> options of Feeder.
 FEEDER_OPTIONS = {
-    "crop_ratio": "p_interval", "random_start": "rand_start", "rotate": "rand_rotate",
+    "crop_ratio": "p_interval", "time_warp": "rand_time_warp", "random_start": "rand_start",
+    "rotate": "rand_rotate",
     "scale": "rand_scale", "uniform_scale": "rand_uniform", "shear": "rand_shear",
     "transform_prob": "rand_prob", "bone_length_jitter": "rand_bone_scale",
     "tracking_noise": "rand_noise", "flip_prob": "rand_flip", "swap_sides_prob": "rand_swap_sides",

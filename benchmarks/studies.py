@@ -71,6 +71,7 @@ COMPONENTS = {
     "bone length jitter": ("bone_length_jitter",),
     "tracking noise": ("tracking_noise",),
     "whole clips": ("crop_ratio",),
+    "time warping": ("time_warp",),
     "flip and left-right swap": ("flip_prob", "swap_sides_prob"),
     "optimizer and schedule": ("batch_size", "learning_rate", "schedule", "milestones",
                                "warmup_epochs", "weight_decay", "max_grad_norm"),

@@ -56,6 +56,8 @@ class Preprocess:
         rand_start           the first frames of the window become zeros: a random number of them, up to
                              this share of the window, with probability rand_prob; only with
                              front_padding
+        rand_time_warp       the speed varies at random within the clip, as of `transforms.time_warp`:
+                             standard deviation of its logarithm; only with crop_resize=True
         random_choose        clips longer than window_size: random start; only with crop_resize=False
         random_shift         clips shorter than window_size: random position, zeros around it; only with
                              crop_resize=False
@@ -117,6 +119,7 @@ class Preprocess:
     random_valid_choose: bool = False
     rand_end: bool = False
     rand_start: float = 0.0
+    rand_time_warp: float = 0.0
     observation_ratio: float = 1.0
     origin_transfer: str | Literal[False] | None = "body"
     normalization: bool | Literal["first-frame"] = True
@@ -271,7 +274,10 @@ class Preprocess:
         choose = drawn or self.random_choose or self.random_valid_choose
         window = {"ratio": self.p_interval, "crop_position": anywhere if choose else 0.5}
         if self.crop_resize:
-            return transforms.crop_resize(num_frame, size, **window, generator=generator)
+            positions = transforms.crop_resize(num_frame, size, **window, generator=generator)
+            if self.rand_time_warp:
+                positions = transforms.time_warp(positions, self.rand_time_warp, generator=generator)
+            return positions
         shift = self.random_shift or self.random_valid_choose
         window["pad_position"] = anywhere if shift else 0.0
         if self.front_padding:
@@ -518,6 +524,7 @@ NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
     "rand_noise": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_shear": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_start": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
+    "rand_time_warp": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_prob": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
     "rand_flip": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
     "rand_swap_sides": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
@@ -551,6 +558,11 @@ def _check_combination(options: Preprocess) -> None:
         raise ValueError(
             "random_choose, random_shift, random_valid_choose and front_padding do nothing with "
             "crop_resize=True\nset crop_resize=False, or do not use these options"
+        )
+    if options.rand_time_warp and not options.crop_resize:
+        raise ValueError(
+            "rand_time_warp needs crop_resize=True (train.py: neither --no_resample nor --causal)\n"
+            "set it, or leave rand_time_warp at 0"
         )
     if options.front_padding and random:
         raise ValueError(

@@ -281,6 +281,28 @@ def crop_resize(
     return start[:, None] + (kept - 1)[:, None] * steps
 
 
+def time_warp(
+    positions: Tensor, deviation: float, points: int = 6, generator: Generator | None = None
+) -> Tensor:
+    """Time warping: a clip is slower here and faster there. positions (N, window) -> others between the
+    same first and last position, in the same order.
+
+    deviation  standard deviation of the logarithm of the speed
+    points     the speed is drawn at so many times, evenly spaced over the window, and changes evenly
+               between them
+    """
+    count, window = positions.shape
+    if window < 3:  # there is nothing between the first and the last position
+        return positions
+    source = {"generator": generator, "device": positions.device}
+    speed = (deviation * torch.randn(count, 1, points, **source)).exp()
+    speed = torch.nn.functional.interpolate(speed, window - 1, mode="linear", align_corners=True)
+    passed = speed[:, 0].cumsum(1)
+    first, last = positions[:, :1], positions[:, -1:]
+    warped = first + (last - first) * (passed / passed[:, -1:])
+    return torch.cat((first, warped), 1)
+
+
 def sample(
     tracks: Sequence[Tensor], offset: Tensor, num_frame: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:

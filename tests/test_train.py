@@ -153,6 +153,7 @@ def test_options():
         ({"window_layers": 2}, "window_layers"),
         ({"causal": True, "view_adaptation": 3}, "view_adaptation"),
         ({"causal": True, "reference_frame": "pair"}, "may not have read yet\nchoose"),
+        ({"causal": True, "time_warp": 0.3}, "nor --causal.\nset it, or leave time_warp at 0"),
         ({"causal": True, "resample": False}, "reads whole clips\nleave resample=False out"),
         ({"random_start": 0.3}, "random_start need front_padding .*--no_resample"),
         ({"chain_legs": "knees"}, "chain_legs='knees'.*\nchoose from feet, hips"),
@@ -280,6 +281,7 @@ def test_which_clips_are_trained_on_and_which_choose_the_best(config, monkeypatc
     augmentation |= {
         "bone_length_jitter": 0.04,
         "tracking_noise": 0.06,
+        "time_warp": 0.07,
         "flip_prob": 0.2,
         "swap_sides_prob": 0.1,
     }
@@ -294,6 +296,7 @@ def test_which_clips_are_trained_on_and_which_choose_the_best(config, monkeypatc
     assert (options["rand_scale"], options["rand_shear"]) == (0.05, 0.02)
     assert (options["rand_bone_scale"], options["rand_flip"]) == (0.04, 0.2)
     assert (options["rand_swap_sides"], options["rand_noise"]) == (0.1, 0.06)
+    assert options["rand_time_warp"] == 0.07
     assert evaluation.preprocess == feeder.eval().preprocess != feeder.preprocess
 
 

@@ -255,6 +255,23 @@ def test_sample_does_not_move_a_lost_body_towards_the_origin():
     assert values == [1, 1, 1, 0, 1, 1, 1] and visible == [value == 1 for value in values]
 
 
+def test_time_warping_changes_the_speed_and_neither_order_nor_ends():
+    """The logarithm of the speed has the standard deviation that was asked for."""
+    even = transforms.crop_resize(torch.full((4000,), 81), 41)
+    warped = transforms.time_warp(even, 0.3, generator=generator())
+    assert torch.equal(warped[:, 0], even[:, 0])
+    torch.testing.assert_close(warped[:, -1], even[:, -1])
+    speed = warped.diff(dim=1)
+    assert (speed > 0).all()
+    # At the ends the speed is drawn, elsewhere interpolated, and all of it is divided by its mean.
+    ratio = (speed[:, 0] / speed[:, -1]).log()
+    assert 0.9 < ratio.std() / (0.3 * 2**0.5) < 1.1 and ratio.mean().abs() < 0.03
+    assert len({round(float(one), 4) for one in speed[:, 0]}) > 1000  # each clip draws its own
+    for frames in (1, 2):
+        short = transforms.crop_resize(torch.tensor([7, 9]), frames)
+        assert torch.equal(transforms.time_warp(short, 0.3), short)
+
+
 def test_crop_keeps_a_ratio_of_the_clip():
     frames = torch.tensor([100, 100, 10, 1])
     window = transforms.crop(frames, 60, ratio=0.3, crop_position=torch.tensor([0.0, 1.0, 0.5, 0.5]))
