@@ -46,6 +46,7 @@ figures: demo
 	$(RUN) predict.py examples/hand-waving.npy --checkpoint demo-small --explain github/explain.png
 	$(RUN) docs/diagrams.py
 	$(RUN) plot.py early_recognition results/early_recognition/NW-UCLA-xview-full.json \
+		results/early_recognition/NW-UCLA-xview-full-crops.json \
 		results/early_recognition/NW-UCLA-xview-live.json --out github/early_recognition.png
 	$(RUN) benchmarks/tables.py
 
