@@ -100,6 +100,7 @@ class AugmentationConfig:
 
     # share of the clip that the random crop keeps, least and most
     crop_ratio: tuple[float, float] = (0.5, 1.0)
+    crop_prob: float = 1.0  # probability that a clip is cropped
     # time warping: the speed varies at random within the clip; standard deviation of its logarithm
     time_warp: float = 0.0
     # with no_resample: largest share of the window that is set to zero at its start
@@ -235,8 +236,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Fields of AugmentationConfig -> options of Feeder.
 FEEDER_OPTIONS = {
-    "crop_ratio": "p_interval", "time_warp": "rand_time_warp", "random_start": "rand_start",
-    "rotate": "rand_rotate",
+    "crop_ratio": "p_interval", "crop_prob": "rand_crop", "time_warp": "rand_time_warp",
+    "random_start": "rand_start", "rotate": "rand_rotate",
     "scale": "rand_scale", "uniform_scale": "rand_uniform", "shear": "rand_shear",
     "transform_prob": "rand_prob", "bone_length_jitter": "rand_bone_scale",
     "tracking_noise": "rand_noise", "flip_prob": "rand_flip", "swap_sides_prob": "rand_swap_sides",

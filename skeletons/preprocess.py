@@ -51,6 +51,7 @@ class Preprocess:
                              precede a shorter clip; the same in evaluation
         p_interval           share of the clip that the crop keeps, in (0, 1]. A number: from the middle
                              of the clip. A pair, least and most: a random share, at a random position
+        rand_crop            probability of such a random crop; other clips are kept whole
         rand_end             clips longer than window_size: the first or the last frames, drawn; only
                              with front_padding
         rand_start           the first frames of the window become zeros: a random number of them, up to
@@ -117,6 +118,7 @@ class Preprocess:
     random_choose: bool = False
     random_shift: bool = False
     random_valid_choose: bool = False
+    rand_crop: float = 1.0
     rand_end: bool = False
     rand_start: float = 0.0
     rand_time_warp: float = 0.0
@@ -272,7 +274,12 @@ class Preprocess:
         """The windows, as tables of positions (N, size)."""
         anywhere, drawn = (0.0, 1.0), isinstance(self.p_interval, tuple)
         choose = drawn or self.random_choose or self.random_valid_choose
-        window = {"ratio": self.p_interval, "crop_position": anywhere if choose else 0.5}
+        ratio = self.p_interval
+        if drawn and self.rand_crop < 1:
+            source = (num_frame.shape[0], generator, num_frame.device)
+            share = transforms.uniform(*ratio, *source)
+            ratio = torch.where(transforms.uniform(0, 1, *source) < self.rand_crop, share, 1.0)
+        window = {"ratio": ratio, "crop_position": anywhere if choose else 0.5}
         if self.crop_resize:
             positions = transforms.crop_resize(num_frame, size, **window, generator=generator)
             if self.rand_time_warp:
@@ -524,6 +531,7 @@ NUMBERS: dict[str, tuple[tuple[int, ...], Callable[..., bool], str]] = {
     "rand_noise": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_shear": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_start": ((1,), lambda x: 0 <= x < 1, "a number from 0 to less than 1"),
+    "rand_crop": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
     "rand_time_warp": ((1,), lambda x: x >= 0, "a number of 0 or more"),
     "rand_prob": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),
     "rand_flip": ((1,), lambda x: 0 <= x <= 1, "a probability from 0 to 1"),

@@ -94,6 +94,10 @@ def test_a_random_crop_is_a_part_of_the_clip():
     kept = (numbers[:, -1] - numbers[:, 0] + 1) / 100
     assert 0.5 - 1e-3 < kept.min() < 0.51 and 0.79 < kept.max() < 0.8 + 1e-3
     assert numbers[:, 0].min() < 1 and numbers[:, -1].max() > 98
+    some = bodies_of(clip, 500, window_size=11, p_interval=(0.5, 0.8), rand_crop=0.3, **RAW)[:, 0, :, 0]
+    kept = (some[:, -1] - some[:, 0] + 1) / 100
+    whole = kept > 1 - 1e-3
+    assert 0.63 < whole.float().mean() < 0.77 and 0.79 < kept[~whole].max() < 0.8 + 1e-3
 
 
 def numbered(frames):
@@ -489,6 +493,7 @@ NUMBERS = {
     "rand_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
     "rand_bone_scale": [NAN, -0.5, 1, 2, INF, (0.1, 0.2)],
     "rand_noise": [NAN, -0.5, INF, (0.1, 0.2)],
+    "rand_crop": [NAN, -0.5, 1.5, (0.1, 0.2)],
     "rand_time_warp": [NAN, -0.5, INF, (0.1, 0.2)],
     "rand_shear": [NAN, -0.5, INF, (0.1, 0.2)],
     "rand_start": [NAN, -0.5, 1, (0.1, 0.2)],
@@ -504,6 +509,7 @@ ALLOWED = {
     "rand_scale": "from 0 to less than 1",
     "rand_bone_scale": "from 0 to less than 1",
     "rand_noise": "0 or more",
+    "rand_crop": "from 0 to 1",
     "rand_time_warp": "0 or more",
     "rand_shear": "0 or more",
     "rand_start": "from 0 to less than 1",

@@ -282,6 +282,7 @@ def test_which_clips_are_trained_on_and_which_choose_the_best(config, monkeypatc
         "bone_length_jitter": 0.04,
         "tracking_noise": 0.06,
         "time_warp": 0.07,
+        "crop_prob": 0.8,
         "flip_prob": 0.2,
         "swap_sides_prob": 0.1,
     }
@@ -296,7 +297,7 @@ def test_which_clips_are_trained_on_and_which_choose_the_best(config, monkeypatc
     assert (options["rand_scale"], options["rand_shear"]) == (0.05, 0.02)
     assert (options["rand_bone_scale"], options["rand_flip"]) == (0.04, 0.2)
     assert (options["rand_swap_sides"], options["rand_noise"]) == (0.1, 0.06)
-    assert options["rand_time_warp"] == 0.07
+    assert (options["rand_time_warp"], options["rand_crop"]) == (0.07, 0.8)
     assert evaluation.preprocess == feeder.eval().preprocess != feeder.preprocess
 
 
