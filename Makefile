@@ -45,8 +45,9 @@ figures: demo
 		S002C001P002R001A008 S002C001P004R001A023 S002C001P005R001A059
 	$(RUN) predict.py examples/hand-waving.npy --checkpoint demo-small --explain github/explain.png
 	$(RUN) docs/diagrams.py
-	$(RUN) plot.py early_recognition results/early_recognition/NW-UCLA-xview-full.json \
-		results/early_recognition/NW-UCLA-xview-full-crops.json \
+	$(RUN) plot.py early_recognition \
+		results/combinations/NW-UCLA-xview-full-whole-clips-stacked-chain-0.json \
+		results/combinations/NW-UCLA-xview-full-tracking-noise-stacked-chain-0.json \
 		results/early_recognition/NW-UCLA-xview-live.json --out github/early_recognition.png
 	$(RUN) benchmarks/tables.py
 
