@@ -327,7 +327,7 @@ def early_recognition(files: Sequence[str | Path], path: str | Path) -> None:
     for (early, label), color in zip(records, COLORS * len(files), strict=False):
         draw_early_recognition(axis, early, "fused", color, label)
     axis.set(ylabel="accuracy, %", title=record["data"])
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize="small", loc="lower right")
     open_axes(axis)
     save(figure, path)
 
