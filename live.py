@@ -45,19 +45,25 @@ class Recognizer:
                 origin_transfer that is known in the first frame
     classes     names of the classes
 
-    Raises ValueError for a network that is not causal, or that needs the whole clip to be normalised.
+    Raises ValueError for a network that is not causal, that needs the whole clip to be normalised, or
+    whose reference frame cannot be used frame by frame.
     """
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess, classes: list[str]) -> None:
-        if not model.causal or preprocess.normalization not in (False, "first-frame"):
+        if model.causal and preprocess.normalization not in (False, "first-frame"):
+            raise ValueError(
+                f"normalization={preprocess.normalization} needs the whole clip\n"
+                'use False or "first-frame", as --preset live does'
+            )
+        if not model.causal:
             raise ValueError(
                 "only a causal network can read frames as they arrive\ntrain one with --preset live"
             )
         if preprocess.origin_transfer not in LIVE_REFERENCE_FRAMES:
             raise ValueError(
                 f"the network was trained with reference_frame={preprocess.origin_transfer}, which "
-                "live.py cannot compute\ntrain one with --preset live, and with one of these reference "
-                f"frames: {', '.join(LIVE_REFERENCE_FRAMES)}"
+                "cannot be used frame by frame\ntrain one with --preset live, and with one of these "
+                f"reference frames: {', '.join(LIVE_REFERENCE_FRAMES)}"
             )
         self.model, self.preprocess, self.classes = model.eval(), preprocess.eval(), classes
         self.reset()

@@ -100,7 +100,7 @@ class AugmentationConfig:
 
     # share of the clip that the random crop keeps, least and most
     crop_ratio: tuple[float, float] = (0.5, 1.0)
-    crop_prob: float = 1.0  # probability that a clip is cropped
+    crop_prob: float = 1.0  # probability that a clip is cropped; no effect with crop_ratio 1 1
     # time warping: the speed varies at random within the clip; standard deviation of its logarithm
     time_warp: float = 0.0
     # with no_resample: largest share of the window that is set to zero at its start

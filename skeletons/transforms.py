@@ -295,7 +295,8 @@ def time_warp(
     if window < 3:  # there is nothing between the first and the last position
         return positions
     source = {"generator": generator, "device": positions.device}
-    speed = (deviation * torch.randn(count, 1, points, **source)).exp()
+    speed = deviation * torch.randn(count, 1, points, **source)
+    speed = (speed - speed.amax(2, keepdim=True)).exp()  # at most 1: only ratios count
     speed = torch.nn.functional.interpolate(speed, window - 1, mode="linear", align_corners=True)
     passed = speed[:, 0].cumsum(1)
     first, last = positions[:, :1], positions[:, -1:]

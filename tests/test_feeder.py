@@ -19,6 +19,7 @@ from skeletons.transforms import affine, rotation
 RAW = {"origin_transfer": "camera", "normalization": False}
 AUGMENTED = {
     "p_interval": (0.5, 1.0),
+    "rand_crop": 0.5,
     "rand_time_warp": 0.3,
     "rand_rotate": 0.3,
     "rand_scale": 0.1,
