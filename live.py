@@ -53,7 +53,7 @@ class Recognizer:
         if model.causal and preprocess.normalization not in (False, "first-frame"):
             raise ValueError(
                 f"normalization={preprocess.normalization} needs the whole clip\n"
-                'use False or "first-frame", as --preset live does'
+                'train one with --preset live, which has normalization="first-frame"'
             )
         if not model.causal:
             raise ValueError(

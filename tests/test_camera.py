@@ -365,7 +365,7 @@ def test_a_causal_network_that_needs_the_whole_clip(mode, video, causal):
     contents["preprocessing"]["normalization"] = True
     save_checkpoint(causal, contents)
     text = failure(mode, video, "--checkpoint", causal)
-    assert f"{causal}: only a causal network can read frames as they arrive\ntrain one" in text
+    assert f"{causal}: normalization=True needs the whole clip\ntrain one" in text
 
 
 @pytest.mark.parametrize("fps, pace", [("0", 0), ("30", 10)])

@@ -163,7 +163,7 @@ def test_a_frame_with_an_invalid_coordinate_is_refused_and_not_read(clips, numbe
 def test_only_causal_networks_are_live():
     with pytest.raises(ValueError, match=r"only a causal network.*\n.*--preset live"):
         recognize(build(causal=False))
-    with pytest.raises(ValueError, match=r"normalization=True needs the whole clip\nuse"):
+    with pytest.raises(ValueError, match=r"normalization=True needs the whole clip\ntrain one"):
         recognize(build(), normalization=True)
     for frame in ("per-frame", "first-body", "pair"):
         with pytest.raises(ValueError, match=rf"reference_frame={frame}, which cannot be used frame"):
