@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -117,10 +118,18 @@ def cumulative_pool(outputs: Tensor, pooling: Pooling, state: State) -> Tensor:
     if pooling == "mean":
         total, count = state.get("mean", (0, 0))
         count = count + torch.arange(1, outputs.shape[1] + 1, device=outputs.device)[:, None]
-        total = total + outputs.cumsum(1)
+        total = total + cumulative_sum(outputs)
         state["mean"] = (total[:, -1:], count[-1:])
         return total / count
     return outputs
+
+
+def cumulative_sum(x: Tensor) -> Tensor:
+    """Sums (B, S, F) over the steps up to each step of x (B, S, F). With deterministic algorithms, step
+    by step: Tensor.cumsum raises an error there on a GPU."""
+    if torch.are_deterministic_algorithms_enabled():
+        return torch.stack(list(accumulate(x.unbind(1))), 1)
+    return x.cumsum(1)
 
 
 def pool_persons(features: Tensor, bodies: BodyBatch, pooling: PersonPooling) -> Tensor:

@@ -298,7 +298,9 @@ def time_warp(
     speed = deviation * torch.randn(count, 1, points, **source)
     speed = (speed - speed.amax(2, keepdim=True)).exp()  # at most 1: only ratios count
     speed = torch.nn.functional.interpolate(speed, window - 1, mode="linear", align_corners=True)
-    passed = speed[:, 0].cumsum(1)
+    # A cumulative sum: cumsum is not deterministic on a GPU.
+    earlier = torch.ones(window - 1, window - 1, device=positions.device).tril()
+    passed = (speed * earlier).sum(2)
     first, last = positions[:, :1], positions[:, -1:]
     warped = first + (last - first) * (passed / passed[:, -1:])
     return torch.cat((first, warped), 1)

@@ -181,8 +181,17 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(config, precision):
 
 
 @NEEDS_GPU
-def test_deterministic_runs_are_equal_to_the_bit(config):
-    config = changed(config, deterministic=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"crop_prob": 0.5, "time_warp": 0.3, "tracking_noise": 1.0, "bone_length_jitter": 0.2},
+        {"causal": True, "pooling": "mean"},
+    ],
+    ids=["plain", "augmented", "causal"],
+)
+def test_deterministic_runs_are_equal_to_the_bit(config, changes):
+    config = changed(config, deterministic=True, **changes)
     assert_same_run(train.main(config), train.main(changed(config, name="again")))
 
 

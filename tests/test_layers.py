@@ -185,8 +185,13 @@ def test_last_pooling_is_the_final_state_of_each_direction():
     torch.testing.assert_close(encoder(sequence), state.transpose(0, 1).flatten(1))
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_cumulative_pooling_is_the_pooling_of_each_prefix(pooling):
+def test_cumulative_pooling_is_the_pooling_of_each_prefix(pooling, deterministic, monkeypatch):
+    """Also without Tensor.cumsum, which raises an error on a GPU with deterministic algorithms."""
+    if deterministic:
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        monkeypatch.setattr(torch.Tensor, "cumsum", None)
     outputs, state = torch.randn(2, 9, 4), {}
     pieces = [cumulative_pool(piece, pooling, state) for piece in outputs.split([1, 3, 5], 1)]
     pool = {"max": lambda x: x.amax(1), "mean": lambda x: x.mean(1), "last": lambda x: x[:, -1]}
