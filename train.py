@@ -208,7 +208,8 @@ FULL = {
     "residual": True, "num_layers": 3, "hidden_size": 128, "part_hidden_size": 64,
     "window_size": 48, "spatial_window": 8, "spatial_stride": 4, "window_layers": 2,
     "reference_frame": "pair",
-    "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2, "flip_prob": 0.5, "swap_sides_prob": 0.3,
+    "crop_prob": 0.5, "time_warp": 0.3, "rotate": (0.5, 0.5, 0.5), "bone_length_jitter": 0.2,
+    "tracking_noise": 1.0, "flip_prob": 0.5, "swap_sides_prob": 0.3,
     "epochs": 120, "batch_size": 32, "learning_rate": 0.002, "schedule": "cosine", "warmup_epochs": 3,
     "weight_decay": 0.01, "label_smoothing": 0.1, "max_grad_norm": 1.0, "precision": "auto",
 }  # fmt: skip
@@ -226,7 +227,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "full": FULL,
     # Class probabilities after every frame (live.py).
-    "live": FULL | {"causal": True, "view_adaptation": 0, "reference_frame": "body"},
+    "live": FULL | {
+        "causal": True, "view_adaptation": 0, "reference_frame": "body",
+        "crop_prob": 1.0, "time_warp": 0.0, "tracking_noise": 0.0,
+    },
     "demo": {
         "data": "demo/xview", "hidden_size": 64, "part_hidden_size": 32, "window_size": 48,
         "spatial_window": 48, "epochs": 30, "batch_size": 64, "learning_rate": 0.003,

@@ -115,29 +115,26 @@ def row_key(record: dict) -> tuple:
     """What identifies the row of a run, and its position in the table: (rank of the most similar
     preset, label, differences from that preset, rank of the temporal and of the spatial RNN)."""
     defaults = train.flat(train.make_config())
-    config = defaults | flatten(record["config"])
-    best = None
-    for rank, (name, fields) in enumerate(train.PRESETS.items()):
-        preset = defaults | fields
-        differences = [
+    config, label = defaults | flatten(record["config"]), record.get("label")
+    differences = {}
+    for name in [label] if label in train.PRESETS else train.PRESETS:  # (it may have changed since)
+        preset = defaults | train.PRESETS[name]
+        differences[name] = [
             f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             for field, value in config.items()
             if field not in IGNORED
             and without_partner(value) != without_partner(preset.get(field, 0))  # (0: was removed)
         ]
-        if best is None or len(differences) < len(best[2]):
-            best = (rank, name, differences)
-    rank, name, differences = best
-    label = record.get("label", name)
-    if (named := re.split(r"\W", label)[0]) in train.PRESETS:
-        rank = list(train.PRESETS).index(named)
-    if label in train.PRESETS:  # presets may have changed since the run was labelled
-        label = ", ".join((name, *differences))
+    nearest = min(differences, key=lambda name: len(differences[name]))
+    if label is None or label == nearest:
+        label = ", ".join((nearest, *differences[nearest]))
+    named = re.split(r"\W", label)[0]
+    rank = list(train.PRESETS).index(named if named in train.PRESETS else nearest)
     label += f", TTA {record['tta']}" if record.get("tta", 1) > 1 else ""
     if (networks := record.get("ensemble_size", 1)) > 1 and "label" not in record:
         label += f", ensemble of {networks}"
     order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
-    return rank, label, tuple(differences), *order
+    return rank, label, tuple(differences[nearest]), *order
 
 
 def run_key(record: dict) -> tuple:
