@@ -46,7 +46,7 @@ figures: demo
 	$(RUN) predict.py examples/hand-waving.npy --checkpoint demo-small --explain github/explain.png
 	$(RUN) docs/diagrams.py
 	$(RUN) plot.py early_recognition \
-		results/combinations/NW-UCLA-xview-full-all-cropped-no-warping-stacked-chain-0.json \
+		results/combinations/NW-UCLA-xview-full-all-cropped-no-time-warping-stacked-chain-0.json \
 		results/ensembles/NW-UCLA-xview-full-stacked-chain-0.json \
 		results/combinations/NW-UCLA-xview-full-no-crops-stacked-chain-0.json \
 		results/early_recognition/NW-UCLA-xview-live.json --out github/early_recognition.png

@@ -125,10 +125,10 @@ def cumulative_pool(outputs: Tensor, pooling: Pooling, state: State) -> Tensor:
 
 
 def cumulative_sum(x: Tensor) -> Tensor:
-    """Sums (B, S, F) over the steps up to each step of x (B, S, F). With deterministic algorithms, step
-    by step: Tensor.cumsum raises an error there on a GPU."""
+    """The sums over the steps up to each step, x (B, S, F) -> (B, S, F). With deterministic algorithms
+    step by step, in float32: Tensor.cumsum raises an error there on a GPU."""
     if torch.are_deterministic_algorithms_enabled():
-        return torch.stack(list(accumulate(x.unbind(1))), 1)
+        return torch.stack(list(accumulate(x.float().unbind(1))), 1).to(x.dtype)
     return x.cumsum(1)
 
 

@@ -1,7 +1,7 @@
 """Test a trained network: report of accuracy per stream, class, camera and subject, and of confusions.
 
     python test.py checkpoints/NTU-RGB-D-xview-traversal-hierarchical/best.pt
-    python test.py checkpoints/my-run/last.pt --tta 10       # mean over random crops and transforms
+    python test.py checkpoints/my-run/last.pt --tta 10       # test-time augmentation
     python test.py checkpoints/a/last.pt checkpoints/b/last.pt          # an ensemble: mean of both
     python test.py checkpoints/my-run/last.pt --early_recognition    # also on the beginnings of clips
     python test.py checkpoints/my-run/last.pt --explain      # what the worst confusions rest on
@@ -495,8 +495,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="mixed: float16 on a GPU, bfloat16 on a CPU "
                              "(default: float32)")  # fmt: skip
     parser.add_argument("--tta", type=int, default=1, metavar="N",
-                        help="test-time augmentation: mean over the whole clip and N - 1 random crops "
-                             "and transforms of it (default: 1, none)")  # fmt: skip
+                        help="test-time augmentation: mean over the whole clip and N - 1 others, "
+                             "augmented as in training (default: 1, none)")  # fmt: skip
     parser.add_argument("--early_recognition", action="store_true",
                         help="test also on the first 10 %% of each clip, 20 %%, ...")  # fmt: skip
     parser.add_argument("--explain", action="store_true", help="draw what the worst confusions rest on")

@@ -200,7 +200,7 @@ PAPER = {
     "milestones": tuple(range(40, 300, 40)),
 }  # fmt: skip
 
-# The most accurate so far, for small data sets; results/README.md has what each setting adds.
+# The most accurate preset, for small data sets; results/ablation.md has what most settings add.
 FULL = {
     "temporal": "stacked", "spatial": "chain",
     "modalities": ("joint", "motion", "bone", "distance", "partner"), "view_adaptation": 64,

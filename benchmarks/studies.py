@@ -47,7 +47,7 @@ sys.path.insert(0, str(ROOT))
 
 from training.environment import GIVEN, usable_cpus  # noqa: E402
 
-from tables import flatten  # noqa: E402
+from tables import differences  # noqa: E402
 
 import cross_validate  # noqa: E402
 import train  # noqa: E402
@@ -70,7 +70,7 @@ COMPONENTS = {
     "larger rotations": ("rotate",),
     "bone length jitter": ("bone_length_jitter",),
     "flip and left-right swap": ("flip_prob", "swap_sides_prob"),
-    "fewer crops": ("crop_prob",),
+    "uncropped clips": ("crop_prob",),
     "time warping": ("time_warp",),
     "tracking noise": ("tracking_noise",),
     "optimizer and schedule": ("batch_size", "learning_rate", "schedule", "milestones",
@@ -320,11 +320,10 @@ def record_path(
 
 
 def check_record(parser: argparse.ArgumentParser, path: Path, config: dict) -> None:
-    """End with a message where a record was made with another number of epochs or batch size."""
-    made = flatten(json.loads(path.read_text(encoding="utf-8"))["config"])
-    for field in ("epochs", "batch_size"):
-        if made[field] != config[field]:
-            parser.error(f"{path} has {field}={made[field]}: move it away to make another record")
+    """End with a message where a record was made with other settings."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if differing := differences(record, config):
+        parser.error(f"{path} has {', '.join(differing)}\nmove it away to make another record")
 
 
 def test_ensembles(arguments: argparse.Namespace) -> Iterator[bool]:

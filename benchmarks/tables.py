@@ -111,30 +111,36 @@ def without_partner(value: object) -> object:
     return tuple(each for each in value if each != "partner") if isinstance(value, tuple) else value
 
 
+def differences(record: dict, preset: dict) -> list[str]:
+    """The settings of a record that differ from those of a preset, a flat dict of all fields: "field
+    value"."""
+    config = train.flat(train.make_config()) | flatten(record["config"])
+    return [
+        f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for field, value in config.items()
+        if field not in IGNORED
+        and without_partner(value) != without_partner(preset.get(field, 0))  # (0: was removed)
+    ]
+
+
 def row_key(record: dict) -> tuple:
-    """What identifies the row of a run, and its position in the table: (rank of the most similar
-    preset, label, differences from that preset, rank of the temporal and of the spatial RNN)."""
-    defaults = train.flat(train.make_config())
-    config, label = defaults | flatten(record["config"]), record.get("label")
-    differences = {}
-    for name in [label] if label in train.PRESETS else train.PRESETS:  # (it may have changed since)
-        preset = defaults | train.PRESETS[name]
-        differences[name] = [
-            f"{field} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-            for field, value in config.items()
-            if field not in IGNORED
-            and without_partner(value) != without_partner(preset.get(field, 0))  # (0: was removed)
-        ]
-    nearest = min(differences, key=lambda name: len(differences[name]))
-    if label is None or label == nearest:
-        label = ", ".join((nearest, *differences[nearest]))
-    named = re.split(r"\W", label)[0]
-    rank = list(train.PRESETS).index(named if named in train.PRESETS else nearest)
+    """What identifies the row of a run, and its position in the table: (rank of its preset, label,
+    differences from that preset, rank of the temporal and of the spatial RNN). Its preset is the one
+    that the label begins with, or else the most similar one that is causal, too, or is not, too."""
+    presets = {name: train.flat(train.make_config(name)) for name in train.PRESETS}
+    config, label = presets["baseline"] | flatten(record["config"]), record.get("label")
+    candidates = [name for name in presets if presets[name]["causal"] == config["causal"]]
+    if (named := re.split(r"\W", label or "")[0]) in presets:
+        candidates = [named]
+    found = {name: differences(record, presets[name]) for name in candidates}
+    name = min(found, key=lambda name: len(found[name]))
+    if label is None or label == name:
+        label = ", ".join((name, *found[name]))
     label += f", TTA {record['tta']}" if record.get("tta", 1) > 1 else ""
     if (networks := record.get("ensemble_size", 1)) > 1 and "label" not in record:
         label += f", ensemble of {networks}"
     order = (TEMPORAL.index(config["temporal"]), SPATIAL.index(config["spatial"]))
-    return rank, label, tuple(differences[nearest]), *order
+    return list(presets).index(name), label, tuple(found[name]), *order
 
 
 def run_key(record: dict) -> tuple:

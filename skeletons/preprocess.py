@@ -570,7 +570,7 @@ def _check_combination(options: Preprocess) -> None:
     if options.rand_time_warp and not options.crop_resize:
         raise ValueError(
             "rand_time_warp needs crop_resize=True (train.py: neither --no_resample nor --causal)\n"
-            "set it, or rand_time_warp=0 (train.py: --time_warp 0)"
+            "choose rand_time_warp=0 (train.py: --time_warp 0), or set crop_resize=True"
         )
     if options.front_padding and random:
         raise ValueError(

@@ -243,6 +243,24 @@ def test_tables_are_made_from_records(tmp_path, capsys):
     ]
 
 
+def test_a_row_is_named_by_its_preset_and_what_differs():
+    """The preset is the one of the label, however much it has changed since; else the most similar one
+    that is causal if the run is."""
+    changes = {"reference_frame": "body", "crop_prob": 1.0, "time_warp": 0.0, "tracking_noise": 0.0}
+    earlier = asdict(train.make_config("full", **changes))
+    named = "full, reference_frame body, crop_prob 1.0, time_warp 0.0, tracking_noise 0.0"
+    full = list(train.PRESETS).index("full")
+    for label, expected in ((None, named), ("full", named), ("full, joint", "full, joint"),
+                            ("other", "other")):  # fmt: skip
+        rank, found, differences, *_ = tables.row_key(
+            {"config": earlier} | ({"label": label} if label else {})
+        )
+        assert (rank, found, len(differences)) == (full, expected, 4)
+    live = {"config": asdict(train.make_config("live", epochs=60))}
+    assert tables.row_key(live)[1] == "live, epochs 60"
+    assert tables.row_key(live | {"label": "small"})[0] == list(train.PRESETS).index("small")
+
+
 def test_the_summary_has_presets_and_published_figures():
     """Seeds form one cell, a cross-validation counts with the mean over its folds; other architectures
     and changed presets are left out."""
@@ -407,7 +425,7 @@ def test_studies_write_records(workplace, capsys):
         "demo/xview, validation subjects, split 3",
     ]
     for wrong, message in (
-        ([*one, "--epochs", "2"], "has epochs=1: move it away"),
+        ([*one, "--epochs", "2"], "has epochs 1\nmove it away"),
         ([*one, "--batch_size", "16"], "--batch_size is an option of the ablation"),
         ([*one, "--jobs", "0"], "0 is not a whole number from 1"),
         (["ablation"], "needs --validation_camera or --validation_ratio"),
@@ -427,12 +445,13 @@ def test_an_ablation_has_one_batch_size(tmp_path, monkeypatch, capsys):
     name = "demo-xview-validation-camera-2-baseline-stacked-chain-0.json"
     record = tmp_path / "results/ablation" / name
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"config": {"optimization": {"epochs": 300, "batch_size": 32}}}))
+    made = {"temporal": "stacked", "spatial": "chain", "batch_size": 32}
+    record.write_text(json.dumps({"config": asdict(train.make_config("baseline", **made))}))
     study = ["ablation", "--presets", "baseline", "--validation_camera", "2"]
     for other in ([], ["--batch_size", "16"]):
         with pytest.raises(SystemExit):
             studies.main([*study, *other])
-        assert f"{record.relative_to(tmp_path)} has batch_size=32" in capsys.readouterr().err
+        assert f"{record.relative_to(tmp_path)} has batch_size 32\n" in capsys.readouterr().err
 
 
 def test_two_runs_give_four_combinations(workplace, capsys):

@@ -185,18 +185,23 @@ def test_last_pooling_is_the_final_state_of_each_direction():
     torch.testing.assert_close(encoder(sequence), state.transpose(0, 1).flatten(1))
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_cumulative_pooling_is_the_pooling_of_each_prefix(pooling, deterministic, monkeypatch):
-    """Also without Tensor.cumsum, which raises an error on a GPU with deterministic algorithms."""
-    if deterministic:
-        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-        monkeypatch.setattr(torch.Tensor, "cumsum", None)
+def test_cumulative_pooling_is_the_pooling_of_each_prefix(pooling):
     outputs, state = torch.randn(2, 9, 4), {}
     pieces = [cumulative_pool(piece, pooling, state) for piece in outputs.split([1, 3, 5], 1)]
     pool = {"max": lambda x: x.amax(1), "mean": lambda x: x.mean(1), "last": lambda x: x[:, -1]}
     expected = [pool[pooling](outputs[:, : i + 1]) for i in range(9)]
     torch.testing.assert_close(torch.cat(pieces, 1), torch.stack(expected, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_deterministic_algorithms_need_no_cumsum_and_lose_no_precision(dtype, monkeypatch):
+    """Tensor.cumsum raises an error on a GPU with deterministic algorithms."""
+    outputs = torch.rand(2, 600, 4).to(dtype)
+    expected = cumulative_pool(outputs, "mean", {})
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "cumsum", None)
+    torch.testing.assert_close(cumulative_pool(outputs, "mean", {}), expected)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.001, 0.3, 0.5, 1.0])

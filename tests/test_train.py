@@ -153,7 +153,7 @@ def test_options():
         ({"window_layers": 2}, "window_layers"),
         ({"causal": True, "view_adaptation": 3}, "view_adaptation"),
         ({"causal": True, "reference_frame": "pair"}, "may not have read yet\nchoose"),
-        ({"causal": True, "time_warp": 0.3}, "nor --causal.\nset it, or time_warp=0"),
+        ({"causal": True, "time_warp": 0.3}, "nor --causal.\nchoose time_warp=0"),
         ({"causal": True, "resample": False}, "reads whole clips\nleave resample=False out"),
         ({"random_start": 0.3}, "random_start need front_padding .*--no_resample"),
         ({"chain_legs": "knees"}, "chain_legs='knees'.*\nchoose from feet, hips"),
