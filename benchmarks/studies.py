@@ -84,9 +84,9 @@ TRAINED = tuple(zip(TEMPORAL, SPATIAL, strict=True))
 # The networks of an ensemble: `full`, and `full` with fewer modalities.
 ENSEMBLE = {
     "full": train.PRESETS["full"]["modalities"],
-    "full, motion": ("motion", "partner"),
-    "full, joint": ("joint", "partner"),
-    "full, bone": ("bone", "partner"),
+    "full, bone and motion": ("bone", "motion", "partner"),
+    "full, motion and distance": ("motion", "distance", "partner"),
+    "full, joint and distance": ("joint", "distance", "partner"),
 }
 NO_3D_TRANSFORMS = {"rotate": (0.0, 0.0, 0.0), "scale": 0.0, "shear": 0.0}
 
