@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
-from itertools import accumulate
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from skeletons.batch import BodyBatch
+from skeletons.transforms import cumulative_sum
 
 Pooling = Literal["max", "mean", "last"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
@@ -122,14 +122,6 @@ def cumulative_pool(outputs: Tensor, pooling: Pooling, state: State) -> Tensor:
         state["mean"] = (total[:, -1:], count[-1:])
         return total / count
     return outputs
-
-
-def cumulative_sum(x: Tensor) -> Tensor:
-    """The sums over the steps up to each step, x (B, S, F) -> (B, S, F). With deterministic algorithms
-    step by step, in float32: Tensor.cumsum raises an error there on a GPU."""
-    if torch.are_deterministic_algorithms_enabled():
-        return torch.stack(list(accumulate(x.float().unbind(1))), 1).to(x.dtype)
-    return x.cumsum(1)
 
 
 def pool_persons(features: Tensor, bodies: BodyBatch, pooling: PersonPooling) -> Tensor:

@@ -50,14 +50,14 @@ class Recognizer:
     """
 
     def __init__(self, model: TwoStreamRNN, preprocess: Preprocess, classes: list[str]) -> None:
-        if model.causal and preprocess.normalization not in (False, "first-frame"):
-            raise ValueError(
-                f"normalization={preprocess.normalization} needs the whole clip\n"
-                'train one with --preset live, which has normalization="first-frame"'
-            )
         if not model.causal:
             raise ValueError(
                 "only a causal network can read frames as they arrive\ntrain one with --preset live"
+            )
+        if preprocess.normalization not in (False, "first-frame"):
+            raise ValueError(
+                f"normalization={preprocess.normalization} needs the whole clip\n"
+                'train one with --preset live, which has normalization="first-frame"'
             )
         if preprocess.origin_transfer not in LIVE_REFERENCE_FRAMES:
             raise ValueError(

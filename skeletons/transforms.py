@@ -11,6 +11,7 @@ those outside [0, num_frame - 1] are padding. `sample` reads the bodies there.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Generator, Tensor
@@ -281,6 +282,14 @@ def crop_resize(
     return start[:, None] + (kept - 1)[:, None] * steps
 
 
+def cumulative_sum(x: Tensor) -> Tensor:
+    """The sums over the steps up to each step, x (N, S, ...) -> the same shape. With deterministic
+    algorithms step by step, in float32: Tensor.cumsum raises an error there on a GPU."""
+    if torch.are_deterministic_algorithms_enabled():
+        return torch.stack(list(accumulate(x.float().unbind(1))), 1).to(x.dtype)
+    return x.cumsum(1)
+
+
 def time_warp(
     positions: Tensor, deviation: float, points: int = 6, generator: Generator | None = None
 ) -> Tensor:
@@ -298,9 +307,7 @@ def time_warp(
     speed = deviation * torch.randn(count, 1, points, **source)
     speed = (speed - speed.amax(2, keepdim=True)).exp()  # at most 1: only ratios count
     speed = torch.nn.functional.interpolate(speed, window - 1, mode="linear", align_corners=True)
-    # A cumulative sum: cumsum is not deterministic on a GPU.
-    earlier = torch.ones(window - 1, window - 1, device=positions.device).tril()
-    passed = (speed * earlier).sum(2)
+    passed = cumulative_sum(speed[:, 0])
     first, last = positions[:, :1], positions[:, -1:]
     warped = first + (last - first) * (passed / passed[:, -1:])
     return torch.cat((first, warped), 1)
